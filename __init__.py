@@ -1,0 +1,1 @@
+"""The checkout's root: its folders are installed as `areal.*` (see areal/)."""

@@ -1,0 +1,5 @@
+"""`python -m areal` is `areal`."""
+
+from areal.launch.cli import main
+
+main()

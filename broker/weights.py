@@ -1,0 +1,122 @@
+"""The weights on their way from the learner to the engines: versions that only rise, whole or not there at all.
+
+A version is a folder of safetensors in a directory that both sides see; Redis carries its announcement. It is written
+aside, flushed to disk and renamed, and its checksum is verified by whoever loads it.
+"""
+
+import os
+import shutil
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import redis
+
+from . import scripts
+from .client import LONGEST_BLOCK_S, Client
+from .errors import BrokerError
+from .keys import Keys
+from .lane import fenced
+
+CHUNK_BYTES = 2**20
+
+
+@dataclass(frozen=True, slots=True)
+class Published:
+    """One version of the weights, as announced."""
+
+    version: int
+    path: Path
+    digest: int
+
+
+class WeightStore:
+    """Publishes and fetches versions. `directory` is used by the learner alone: the announcement carries the path."""
+
+    def __init__(self, client: Client, run: str, directory: Path, *, kept: int = 3) -> None:
+        keys = Keys(run)
+        self._client = client
+        self._stream = keys.weights
+        self._epoch_key = keys.epoch
+        self._directory = directory
+        self._kept = kept
+        self._publish = client.register_script(scripts.PUBLISH)
+
+    def publish(self, version: int, write: Callable[[Path], None], *, epoch: int) -> Published:
+        """Let `write` fill a folder, make it durable and announce it; the oldest beyond `kept` are deleted.
+
+        Raises Fenced for a learner whose epoch is over, and BrokerError for a version that is not above the last one.
+        """
+        self._directory.mkdir(parents=True, exist_ok=True)
+        aside = self._directory / f".{version:08d}.{os.getpid()}.partial"
+        shutil.rmtree(aside, ignore_errors=True)
+        aside.mkdir()
+        write(aside)
+        flush(aside)
+        path = self._directory / f"{version:08d}-{epoch}"
+        shutil.rmtree(path, ignore_errors=True)
+        aside.rename(path)
+        published = Published(version, path, checksum(path))
+        try:
+            fenced(self._publish, [self._epoch_key, self._stream], [epoch, version, str(path), published.digest, self._kept])
+        except redis.ResponseError as error:
+            shutil.rmtree(path, ignore_errors=True)
+            raise BrokerError(f"version {version} cannot be published: {error} is not below it") from error
+        self._forget_old()
+        return published
+
+    def latest(self) -> Published | None:
+        """The newest version, or None before the first."""
+        found = self._client.xrevrange(self._stream, count=1)
+        return _published(found[0][1]) if found else None
+
+    def wait(self, after: int, *, timeout_s: float) -> Published | None:
+        """The newest version above `after`, waited for at most `timeout_s` (and LONGEST_BLOCK_S); else None."""
+        newest = self.latest()
+        if newest is not None and newest.version > after:
+            return newest
+        block_ms = max(1, round(1000 * min(timeout_s, LONGEST_BLOCK_S)))
+        self._client.xread({self._stream: "$"}, count=1, block=block_ms)
+        newest = self.latest()
+        return newest if newest is not None and newest.version > after else None
+
+    def _forget_old(self) -> None:
+        announced = {Path(fields[b"path"].decode()) for _, fields in self._client.xrange(self._stream)}
+        for folder in self._directory.iterdir():
+            if folder not in announced:
+                shutil.rmtree(folder, ignore_errors=True)
+
+
+def verify(published: Published) -> None:
+    """Raises BrokerError unless the folder is there and whole."""
+    try:
+        found = checksum(published.path)
+    except OSError as error:
+        raise BrokerError(f"version {published.version} is not at {published.path}: {error}") from error
+    if found != published.digest:
+        raise BrokerError(f"version {published.version} at {published.path} is damaged (its checksum differs)")
+
+
+def checksum(folder: Path) -> int:
+    """CRC-32 over the folder's files in the order of their names."""
+    value = 0
+    for file in sorted(folder.iterdir()):
+        with file.open("rb") as stream:
+            while chunk := stream.read(CHUNK_BYTES):
+                value = zlib.crc32(chunk, value)
+    return value
+
+
+def flush(folder: Path) -> None:
+    """Make a folder of files durable."""
+    for path in [*folder.iterdir(), folder]:
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def _published(fields: dict[bytes, bytes]) -> Published:
+    return Published(int(fields[b"version"]), Path(fields[b"path"].decode()), int(fields[b"digest"]))

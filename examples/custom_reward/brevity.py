@@ -1,0 +1,2 @@
+def brevity(completion: str) -> float:
+    return -len(completion) / 1000

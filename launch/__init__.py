@@ -1,0 +1,1 @@
+"""The front door: CLI, configuration, Ray, run directory, logs. Imported by nothing."""

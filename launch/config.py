@@ -1,0 +1,167 @@
+"""The configuration of a run: YAML and `a.b=c` overrides, resolved and checked before anything starts."""
+
+import difflib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar, get_args
+
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from yaml import YAMLError
+
+from ..broker.config import BrokerConfig
+from ..broker.errors import ConfigError
+from ..learner.config import (
+    CheckpointConfig,
+    DatasetConfig,
+    EvaluationConfig,
+    LearnerConfig,
+    ModelConfig,
+    StalenessConfig,
+    WarmstartConfig,
+)
+from ..rewards.config import RewardsConfig
+from ..rollout.config import RolloutConfig
+
+Model = TypeVar("Model", bound=BaseModel)
+
+
+class ClusterConfig(BaseModel):
+    """Where the roles run."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    address: str | None = Field(None, description="a Ray cluster (auto, or ray://…); without it Ray is started here")
+    max_restarts: int = Field(3, ge=0, description="how often in a row a role is started again before the run gives up")
+    drain_s: float = Field(60.0, gt=0, description="how long roles may take to drain before they are killed")
+
+
+class RunConfig(BaseModel):
+    """Everything that `areal run` can be told."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    run: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="the run's name; the file's by default")
+    directory: Path = Field(Path("runs"), description="folder that holds the folders of runs")
+    seed: int = Field(0)
+    model: ModelConfig
+    dataset: DatasetConfig
+    rewards: RewardsConfig
+    rollout: RolloutConfig = Field(default_factory=RolloutConfig)
+    learner: LearnerConfig = Field(default_factory=LearnerConfig)
+    staleness: StalenessConfig = Field(default_factory=StalenessConfig)
+    evaluation: EvaluationConfig = Field(default_factory=EvaluationConfig)
+    checkpoint: CheckpointConfig = Field(default_factory=CheckpointConfig)
+    broker: BrokerConfig = Field(default_factory=BrokerConfig)
+    cluster: ClusterConfig = Field(default_factory=ClusterConfig)
+
+    @property
+    def path(self) -> Path:
+        """The run directory."""
+        return (self.directory / self.run).resolve()
+
+
+class WarmstartFile(BaseModel):
+    """Everything that `areal pretrain` can be told."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    warmstart: WarmstartConfig
+
+
+def load_run_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
+    """The checked configuration of a run, files in it found relative to the YAML's folder. Raises ConfigError."""
+    tree = _load(path, overrides)
+    tree.setdefault("run", path.stem)
+    config = validated(RunConfig, tree, path)
+    folder = path.resolve().parent
+    dataset = config.dataset
+    dataset.source = _found(dataset.source, folder)
+    dataset.eval_source = dataset.eval_source and _found(dataset.eval_source, folder)
+    config.rollout.workflow = _found(config.rollout.workflow, folder)
+    for reward in config.rewards.functions:
+        reward.name = _found(reward.name, folder)
+    return config
+
+
+def load_warmstart_config(path: Path, overrides: Sequence[str] = ()) -> WarmstartConfig:
+    """The checked configuration of a warm start, its output relative to the YAML's folder. Raises ConfigError."""
+    config = validated(WarmstartFile, _load(path, overrides), path).warmstart
+    config.output = path.resolve().parent / config.output
+    return config
+
+
+def to_yaml(config: BaseModel) -> str:
+    """The resolved configuration, as it goes into the run directory."""
+    return OmegaConf.to_yaml(OmegaConf.create(config.model_dump(mode="json")))
+
+
+def validated(model: type[Model], tree: Mapping[str, Any], path: Path) -> Model:
+    """The tree as a model; raises ConfigError naming each key that is wrong and what was wanted."""
+    try:
+        return model.model_validate(tree)
+    except ValidationError as error:
+        wrongs = [_explain(model, tree, wrong) for wrong in error.errors()]
+        raise ConfigError("\n".join(f"{path}: {wrong}" for wrong in wrongs)) from error
+
+
+def _load(path: Path, overrides: Sequence[str]) -> dict[str, Any]:
+    if not path.is_file():
+        near = difflib.get_close_matches(path.name, [file.name for file in path.parent.glob("*.yaml")], n=1)
+        hint = f"; did you mean {path.parent / near[0]}?" if near else ""
+        raise ConfigError(f"there is no configuration {path}{hint}")
+    wrong = [override for override in overrides if "=" not in override]
+    if wrong:
+        raise ConfigError(f"override {wrong[0]!r} is not of the form key=value, as in learner.steps=20")
+    try:
+        merged = OmegaConf.merge(OmegaConf.load(path), OmegaConf.from_dotlist(list(overrides)))
+        tree = OmegaConf.to_container(merged, resolve=True)
+    except (OmegaConfBaseException, YAMLError) as error:
+        raise ConfigError(f"{path}: {error}") from error
+    if not isinstance(tree, dict):
+        raise ConfigError(f"{path}: a mapping of keys is wanted, not {type(tree).__name__}")
+    return {str(key): value for key, value in tree.items()}
+
+
+def _explain(model: type[BaseModel], tree: Mapping[str, Any], wrong: Any) -> str:
+    key = ".".join(str(part) for part in wrong["loc"])
+    if wrong["type"] == "extra_forbidden":
+        known = _fields_at(model, wrong["loc"][:-1])
+        near = difflib.get_close_matches(str(wrong["loc"][-1]), known, n=1, cutoff=0.5)
+        prefix = key.rpartition(".")[0]
+        hint = f"did you mean {prefix + '.' if prefix else ''}{near[0]}?" if near else f"known here: {', '.join(known)}"
+        return f"unknown key {key}; {hint}"
+    if wrong["type"] == "missing":
+        return f"{key} is missing"
+    return f"{key or 'the configuration'}: {wrong['msg']} (got {wrong['input']!r})"
+
+
+def _fields_at(model: type[BaseModel], location: Sequence[str | int]) -> list[str]:
+    """The keys that the model has at a location of the tree."""
+    for part in location:
+        if isinstance(part, int):
+            continue
+        field = model.model_fields.get(part)
+        candidates = [field.annotation, *_nested(field.annotation)] if field else []
+        nested = [kind for kind in candidates if isinstance(kind, type) and issubclass(kind, BaseModel)]
+        if not nested:
+            return []
+        model = nested[0]
+    return list(model.model_fields)
+
+
+def _nested(annotation: Any) -> list[Any]:
+    inner = list(get_args(annotation))
+    return inner + [deeper for kind in inner for deeper in _nested(kind)]
+
+
+def _found(name: str, folder: Path) -> str:
+    """An absolute path for what names a file, `file.py:object` too; names of other things as they are."""
+    file, colon, rest = name.partition(":")
+    if not file.endswith((".py", ".jsonl")):
+        return name
+    for place in (folder / file, Path.cwd() / file):
+        if place.is_file():
+            return f"{place.resolve()}{colon}{rest}"
+    return name

@@ -1,0 +1,149 @@
+"""`areal run`: starts Redis and the roles, follows them, and leaves nothing running behind."""
+
+import logging
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from ..broker.bulletin import DRAIN, RUN, Bulletin
+from ..broker.client import connect
+from ..broker.server import EmbeddedRedis
+from .config import RunConfig, to_yaml
+from .models import resolve_model
+from .progress import Progress
+from .records import Tally
+from .roles import RoleSpec
+from .rundir import RunDirectory
+from .supervisor import Supervisor
+
+logger = logging.getLogger(__name__)
+
+SUMMARY_EVERY_S = 5.0
+READ_S = 0.25
+
+
+def execute(config: RunConfig, config_folder: Path) -> int:
+    """Run, or resume, a configuration; returns the exit code: 0 done, 130 drained on request. Raises ArealError."""
+    model_path = str(resolve_model(config.model.path, config_folder))
+    with RunDirectory(config.path, config=to_yaml(config)) as rundir, Progress(config.run) as progress:
+        return Driver(config, model_path, rundir, progress).run()
+
+
+class Driver:
+    """The process that a person starts: it owns Redis, Ray and the display, and works by records alone."""
+
+    def __init__(self, config: RunConfig, model_path: str, rundir: RunDirectory, progress: Progress) -> None:
+        self._config = config
+        self._model_path = model_path
+        self._rundir = rundir
+        self._progress = progress
+        self._tally = Tally(time.time(), earlier=rundir.earlier, invocations=rundir.invocations)
+        self._interrupts = 0
+        self._finished = False
+        self._saved_at = time.monotonic()
+
+    def run(self) -> int:
+        """Start everything, follow it to its end, stop everything."""
+        with self._interruptible(), self._redis() as url:
+            bulletin = Bulletin(connect(url, timeout_s=self._config.broker.timeout_s), self._config.run)
+            bulletin.order(RUN)
+            after = bulletin.last()
+            supervisor = Supervisor(
+                self._config.cluster,
+                self._roles(url),
+                gpus_per_engine=self._config.rollout.engine.tensor_parallel_size,
+            )
+            try:
+                self._say("starting Ray and the roles")
+                supervisor.start()
+                self._follow(supervisor, bulletin, after)
+            finally:
+                supervisor.stop()
+                self._conclude()
+        return 130 if self._interrupts and not self._finished else 0
+
+    def _follow(self, supervisor: Supervisor, bulletin: Bulletin, after: str) -> None:
+        drained_by: float | None = None
+        while not supervisor.all_done():
+            records, after = bulletin.read(after, timeout_s=READ_S)
+            for record in records:
+                self._take(record)
+            supervisor.tick()
+            for level, text in supervisor.drain_events():
+                self._say(text, level)
+            if drained_by is None and (self._interrupts or supervisor.is_done("learner")):
+                drained_by = time.monotonic() + self._config.cluster.drain_s
+                bulletin.order(DRAIN)
+            if drained_by is not None and time.monotonic() > drained_by:
+                self._say(f"not drained within {self._config.cluster.drain_s:g} s (cluster.drain_s); stopping", "warning")
+                return
+            self._save_now_and_then()
+        for record in bulletin.read(after, timeout_s=READ_S)[0]:
+            self._take(record)
+
+    def _take(self, record: dict[str, Any]) -> None:
+        self._rundir.write(record)
+        self._tally.add(record)
+        self._progress.show(record)
+        if record["kind"] == "final":
+            self._finished = record["finished"]
+
+    def _say(self, text: str, level: str = "info") -> None:
+        self._take({"kind": "event", "time": time.time(), "level": level, "text": text})
+
+    def _save_now_and_then(self) -> None:
+        if time.monotonic() - self._saved_at > SUMMARY_EVERY_S:
+            self._saved_at = time.monotonic()
+            self._rundir.write_summary(self._tally.summary())
+
+    def _conclude(self) -> None:
+        summary = self._tally.summary()
+        self._rundir.write_summary(summary)
+        from .chart import draw_reward_curve
+        from .rundir import METRICS, read_metrics
+
+        draw_reward_curve(read_metrics(self._rundir.path / METRICS), self._rundir.chart, run=self._config.run)
+        self._progress.finish(summary, self._rundir.path)
+
+    def _roles(self, url: str) -> list[RoleSpec]:
+        names = ["learner", *(f"rollout-{index}" for index in range(self._config.rollout.workers))]
+        config = self._config.model_dump(mode="json")
+        return [
+            RoleSpec(name, config, self._model_path, url, self._rundir.path, index=max(0, place - 1))
+            for place, name in enumerate(names)
+        ]
+
+    @contextmanager
+    def _redis(self) -> Iterator[str]:
+        """The broker's URL, of a server that lives as long as this run unless one was named."""
+        if self._config.broker.url is not None:
+            yield self._config.broker.url
+            return
+        server = EmbeddedRedis(self._rundir.path / "redis", start_timeout_s=self._config.broker.timeout_s)
+        self._say("starting redis")
+        try:
+            yield server.start()
+        finally:
+            server.stop()
+
+    @contextmanager
+    def _interruptible(self) -> Iterator[None]:
+        """The first Ctrl-C (or SIGTERM) drains the run, the second stops it at once."""
+
+        def on_signal(number: int, frame: object) -> None:
+            self._interrupts += 1
+            if self._interrupts > 1:
+                raise KeyboardInterrupt
+            self._say("draining: the learner writes a checkpoint; Ctrl-C again to stop at once", "warning")
+
+        before = {number: signal.signal(number, on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+

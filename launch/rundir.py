@@ -1,0 +1,218 @@
+"""The folder that a run writes to.
+
+    runs/<run>/  config.yaml      the resolved configuration of the newest invocation
+                 metrics.jsonl    step, eval and final records, one a line
+                 summary.json     what they add up to
+                 reward.png       the same, drawn
+                 checkpoints/  logs/  tensorboard/
+
+One process holds it at a time. It can be read at any time, by anyone: lines are appended whole, and what is
+replaced is written aside and renamed.
+"""
+
+import fcntl
+import json
+import logging
+import math
+import os
+import socket
+from pathlib import Path
+from typing import IO, Any, Self
+
+from ..broker.errors import ArealError
+from .records import Record
+
+logger = logging.getLogger(__name__)
+
+METRICS = "metrics.jsonl"
+SUMMARY = "summary.json"
+KEPT_KINDS = ("step", "eval", "final")
+
+
+def read_metrics(path: Path) -> list[Record]:
+    """The records in a metrics.jsonl, oldest first; none if there is no such file.
+
+    What follows the last newline is still being written, or was when its writer died, and is left out.
+    """
+    if not path.exists():
+        return []
+    records = []
+    for index, line in enumerate(path.read_text(encoding="utf-8", errors="replace").split("\n")[:-1], start=1):
+        try:
+            record = json.loads(line)
+        except json.JSONDecodeError:
+            record = None
+        if isinstance(record, dict) and "kind" in record:
+            records.append(record)
+        else:
+            logger.warning("%s, line %d is no record and was left out", path, index)
+    return records
+
+
+def read_summary(path: Path) -> Record:
+    """A summary.json; empty if there is no such file."""
+    try:
+        summary = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except ValueError as error:
+        raise ArealError(f"{path} is not valid JSON ({error}): mend it or move it away") from error
+    if not isinstance(summary, dict):
+        raise ArealError(f"{path} holds {type(summary).__name__} where an object was wanted: move it away")
+    return summary
+
+
+class RunDirectory:
+    """A run's folder, made or opened again, and locked until `close`.
+
+    resumed: whether an earlier invocation left something here.
+    earlier: the records that it left; a Tally takes them in again.
+    invocations: what the worker records of earlier invocations came to, from summary.json.
+    """
+
+    def __init__(self, path: Path, *, config: str) -> None:
+        """
+        path: the folder.
+        config: the resolved configuration, as YAML.
+        """
+        self.path = path
+        self.checkpoints = path / "checkpoints"
+        self.logs = path / "logs"
+        self.tensorboard = path / "tensorboard"
+        self.chart = path / "reward.png"
+        try:
+            for folder in (self.checkpoints, self.logs, self.tensorboard):
+                folder.mkdir(parents=True, exist_ok=True)
+            self._lock = _lock(path)
+        except OSError as error:
+            raise ArealError(f"the run directory {path} cannot be made: {error}") from error
+        try:
+            self._open(config)
+        except BaseException:
+            self._lock.close()
+            raise
+
+    def _open(self, config: str) -> None:
+        self.resumed = (self.path / "config.yaml").exists()
+        _cut_torn_line(self.path / METRICS)
+        self.earlier = read_metrics(self.path / METRICS)
+        self.invocations: list[Record] = read_summary(self.path / SUMMARY).get("invocations", [])
+        _replace(self.path / "config.yaml", config)
+        self._metrics = (self.path / METRICS).open("a", encoding="utf-8")
+        self._events = _Events(self.tensorboard)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def write(self, record: Record) -> None:
+        """Keep a step, eval or final record; any other kind passes by."""
+        if record["kind"] not in KEPT_KINDS:
+            return
+        self._metrics.write(_to_json(record) + "\n")
+        self._metrics.flush()
+        self._events.write(record)
+
+    def write_summary(self, summary: Record) -> None:
+        """Replace summary.json, so that a reader sees the old one or the new one."""
+        _replace(self.path / SUMMARY, _to_json(summary, indent=2) + "\n")
+
+    def close(self) -> None:
+        """Finish the files and give the folder free."""
+        self._metrics.close()
+        self._events.close()
+        self._lock.close()
+
+
+class _Events:
+    """Scalars for TensorBoard, under learner/, reward/ and eval/; its writer is loaded with the first record."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._writer: Any = None
+        self._epoch: int | None = None
+
+    def write(self, record: Record) -> None:
+        if record["kind"] not in ("step", "eval"):
+            return
+        from tensorboard.compat.proto.event_pb2 import Event, SessionLog  # type: ignore[import-untyped]
+        from tensorboard.compat.proto.summary_pb2 import Summary  # type: ignore[import-untyped]
+        from tensorboard.summary.writer.event_file_writer import EventFileWriter  # type: ignore[import-untyped]
+
+        if self._writer is None:
+            self._writer = EventFileWriter(str(self._folder), flush_secs=5)
+        at = {"wall_time": record["time"], "step": record["step"]}
+        if record["kind"] == "step" and record["epoch"] != self._epoch:
+            # TensorBoard then drops what a learner that died had drawn from this step on.
+            self._epoch = record["epoch"]
+            self._writer.add_event(Event(session_log=SessionLog(status=SessionLog.START), **at))
+        values = [Summary.Value(tag=tag, simple_value=value) for tag, value in _scalars(record).items()]
+        self._writer.add_event(Event(summary=Summary(value=values), **at))
+
+    def close(self) -> None:
+        if self._writer is not None:
+            self._writer.close()
+
+
+def _scalars(record: Record) -> dict[str, float]:
+    role = "eval" if record["kind"] == "eval" else "learner"
+    named = {f"{role}/{key}": value for key, value in record.items() if key not in ("time", "step", "steps")}
+    named |= {f"reward/{key}": value for key, value in (record.get("reward_parts") or {}).items()}
+    return {tag: float(value) for tag, value in named.items() if isinstance(value, int | float)}
+
+
+def _lock(path: Path) -> IO[str]:
+    """The open lock file: the kernel lets go of it when its holder ends, however it ends."""
+    file = (path / ".lock").open("a+", encoding="utf-8")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.seek(0)
+        holder = file.read().strip() or "another process"
+        file.close()
+        raise ArealError(
+            f"{path} is in use by {holder}: wait for that run to end, stop it with `areal stop`, or name another run"
+        ) from None
+    except OSError as error:
+        logger.warning("%s cannot be locked (%s): see that only one `areal run` uses it", path, error)
+    file.truncate(0)
+    file.write(f"process {os.getpid()} on {socket.gethostname()}")
+    file.flush()
+    return file
+
+
+def _cut_torn_line(path: Path) -> None:
+    """Drop the half line that a writer left when it died, so that the next one begins on a line of its own."""
+    if path.exists():
+        content = path.read_bytes()
+        os.truncate(path, content.rfind(b"\n") + 1)
+
+
+def _replace(path: Path, text: str) -> None:
+    """Write aside, make durable, rename."""
+    aside = path.with_name(path.name + ".tmp")
+    with aside.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    aside.replace(path)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def _to_json(value: Record, indent: int | None = None) -> str:
+    return json.dumps(_finite(value), indent=indent, ensure_ascii=False, allow_nan=False)
+
+
+def _finite(value: Any) -> Any:
+    """The value with null for every NaN and infinity: JSON has neither."""
+    if isinstance(value, dict):
+        return {key: _finite(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(each) for each in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,0 +1,141 @@
+"""Places the roles with Ray, starts again those that die, and gives up on a run whose roles keep dying."""
+
+import logging
+import os
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+from ..broker.errors import ArealError, ConfigError, ModelError
+from .config import ClusterConfig
+from .roles import Role, RoleSpec
+
+logger = logging.getLogger(__name__)
+
+OBJECT_STORE_BYTES = 80 * 2**20
+BACKOFF_S = 1.0
+STEADY_S = 120.0
+"""A role that has worked for so long before it died starts with a clean count."""
+
+FATAL = (ConfigError, ModelError)
+"""Errors that another try cannot mend."""
+
+
+@dataclass(slots=True)
+class Placed:
+    """A role that runs, or waits to be started again."""
+
+    spec: RoleSpec
+    actor: Any = None
+    result: Any = None
+    started_at: float = 0.0
+    restarts: int = 0
+    restart_at: float = 0.0
+    done: bool = field(default=False)
+
+
+class Supervisor:
+    """Owns the actors of a run. `events` gathers what a person should be told; take them with `drain_events`."""
+
+    def __init__(self, config: ClusterConfig, roles: list[RoleSpec], *, gpus_per_engine: int) -> None:
+        self._config = config
+        self._placed = [Placed(spec) for spec in roles]
+        self._gpus_per_engine = gpus_per_engine
+        self._events: list[tuple[str, str]] = []
+        self._ray: Any = None
+
+    def start(self) -> None:
+        """Start or join Ray and place every role."""
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+        import ray
+
+        options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": False}
+        if self._config.address is None:
+            options |= {
+                "num_cpus": max(len(self._placed), os.cpu_count() or 1),
+                "include_dashboard": False,
+                "object_store_memory": OBJECT_STORE_BYTES,
+                "_node_ip_address": "127.0.0.1",
+            }
+        else:
+            options["address"] = self._config.address
+        ray.init(**options)
+        self._ray = ray
+        for placed in self._placed:
+            self._place(placed)
+
+    def tick(self) -> None:
+        """Look after the roles once. Raises ArealError when one cannot be kept alive."""
+        for placed in self._placed:
+            if placed.done:
+                continue
+            if placed.actor is None:
+                if time.monotonic() >= placed.restart_at:
+                    self._place(placed)
+            elif self._ray.wait([placed.result], timeout=0)[0]:
+                self._end(placed)
+
+    def is_done(self, name: str) -> bool:
+        """Whether the role has ended by itself and well."""
+        return any(placed.done for placed in self._placed if placed.spec.name == name)
+
+    def all_done(self) -> bool:
+        return all(placed.done for placed in self._placed)
+
+    def drain_events(self) -> list[tuple[str, str]]:
+        """(level, text) of what has happened since the last call."""
+        events, self._events = self._events, []
+        return events
+
+    def stop(self) -> None:
+        """Kill what still runs, and end the Ray that was started here."""
+        if self._ray is None:
+            return
+        for placed in self._placed:
+            if placed.actor is not None:
+                self._ray.kill(placed.actor)
+        self._ray.shutdown()
+        self._ray = None
+
+    def _place(self, placed: Placed) -> None:
+        gpus = self._gpus(placed.spec)
+        actor_class = self._ray.remote(Role)
+        placed.actor = actor_class.options(num_cpus=1, num_gpus=gpus, max_restarts=0).remote(placed.spec)
+        placed.result = placed.actor.run.remote()
+        placed.started_at = time.monotonic()
+
+    def _gpus(self, spec: RoleSpec) -> float:
+        """GPUs of a role: its own if there are enough, else equal shares of what there is."""
+        available = float(self._ray.cluster_resources().get("GPU", 0))
+        wanted = sum(1 if p.spec.name == "learner" else self._gpus_per_engine for p in self._placed)
+        own = 1 if spec.name == "learner" else self._gpus_per_engine
+        return float(own) if available >= wanted else available / len(self._placed)
+
+    def _end(self, placed: Placed) -> None:
+        """Note how a role ended; plan its restart unless it ended well."""
+        try:
+            self._ray.get(placed.result)
+            placed.done = True
+        except Exception as error:
+            self._plan_restart(placed, error)
+        placed.actor = placed.result = None
+
+    def _plan_restart(self, placed: Placed, error: Exception) -> None:
+        cause = getattr(error, "cause", None) or error
+        name, log = placed.spec.name, placed.spec.directory / "logs" / f"{placed.spec.name}.log"
+        said = str(cause) if isinstance(cause, ArealError) else f"{type(cause).__name__}: {_first_line(cause)}"
+        if isinstance(cause, FATAL):
+            raise cause
+        if time.monotonic() - placed.started_at > STEADY_S:
+            placed.restarts = 0
+        if placed.restarts >= self._config.max_restarts:
+            raise ArealError(f"{name} died {placed.restarts + 1} times in a row: {said}\n  its log: {log}") from cause
+        placed.restarts += 1
+        delay_s = BACKOFF_S * 2 ** (placed.restarts - 1)
+        placed.restart_at = time.monotonic() + delay_s
+        self._events.append(("warning", f"{name} died ({said}); starting it again in {delay_s:g} s"))
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [""])[0]

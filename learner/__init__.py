@@ -1,0 +1,1 @@
+"""Policies that learn: advantages, objectives, packing, checkpoints, the learner."""

@@ -1,0 +1,106 @@
+"""What a learner resumes from: copied aside at once, written in the background, whole or not there at all.
+
+    checkpoints/step-00000020/  model/ (what the policy's weights() gave)  optimizer.safetensors  state.json
+"""
+
+import json
+import shutil
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from ..broker.errors import ModelError
+from ..broker.weights import checksum, flush
+
+STATE_FILE = "state.json"
+
+
+@dataclass(frozen=True, slots=True)
+class LearnerState:
+    """All but the tensors: the step, the version its weights were published as, and the ledger's ranges."""
+
+    step: int
+    version: int
+    trained: list[tuple[int, int]]
+    groups_counted: int
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """A learner at the end of a step; the tensors are its own."""
+
+    state: LearnerState
+    weights: dict[str, Tensor]
+    optimizer: dict[str, Tensor]
+    rng: Tensor
+
+
+class CheckpointStore:
+    """Checkpoints of a run, one written at a time; the newest `keep` stay."""
+
+    def __init__(self, directory: Path, *, keep: int) -> None:
+        self._directory = directory
+        self._keep = keep
+        self._writer = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
+        self._pending: Future[None] | None = None
+
+    def save(self, snapshot: Snapshot, done: Callable[[], None]) -> None:
+        """Write in the background, then call `done`. Waits for, and raises the error of, the write before."""
+        self.wait()
+        self._pending = self._writer.submit(self._write, snapshot, done)
+
+    def wait(self) -> None:
+        """Until the write under way is durable; raises its error."""
+        if self._pending is not None:
+            self._pending.result()
+            self._pending = None
+
+    def load_latest(self) -> Snapshot | None:
+        """The newest checkpoint, or None; raises ModelError if it is damaged."""
+        folders = self._folders()
+        return _read(folders[-1]) if folders else None
+
+    def _folders(self) -> list[Path]:
+        return sorted(self._directory.glob("step-*"))
+
+    def _write(self, snapshot: Snapshot, done: Callable[[], None]) -> None:
+        self._directory.mkdir(parents=True, exist_ok=True)
+        aside = self._directory / ".partial"
+        shutil.rmtree(aside, ignore_errors=True)
+        tensors = aside / "tensors"
+        tensors.mkdir(parents=True)
+        save_file(snapshot.weights, tensors / "weights.safetensors")
+        save_file(snapshot.optimizer | {"rng": snapshot.rng}, tensors / "optimizer.safetensors")
+        flush(tensors)
+        state = asdict(snapshot.state) | {"digest": checksum(tensors)}
+        (aside / STATE_FILE).write_text(json.dumps(state))
+        flush(aside)
+        folder = self._directory / f"step-{snapshot.state.step:08d}"
+        shutil.rmtree(folder, ignore_errors=True)
+        aside.rename(folder)
+        flush(self._directory)
+        for old in self._folders()[: -self._keep]:
+            shutil.rmtree(old, ignore_errors=True)
+        done()
+
+
+def copied(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors' values as they are now, on the CPU."""
+    return {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in tensors.items()}
+
+
+def _read(folder: Path) -> Snapshot:
+    try:
+        state = json.loads((folder / STATE_FILE).read_text())
+        if checksum(folder / "tensors") != state.pop("digest"):
+            raise ModelError(f"the checkpoint {folder} is damaged (its checksum differs); delete it to resume before it")
+        weights = load_file(folder / "tensors" / "weights.safetensors")
+        optimizer = load_file(folder / "tensors" / "optimizer.safetensors")
+    except (OSError, ValueError, KeyError) as error:
+        raise ModelError(f"the checkpoint {folder} cannot be read: {error}; delete it to resume before it") from error
+    rng = optimizer.pop("rng")
+    return Snapshot(LearnerState(**state), weights, optimizer, rng)

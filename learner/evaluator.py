@@ -1,0 +1,93 @@
+"""Held-out rows, answered by the rollout workers beside the training prompts."""
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from ..broker.lane import Lane
+from ..broker.trajectory import Group, Prompt
+
+logger = logging.getLogger(__name__)
+
+
+class Evaluator:
+    """Issues the whole held-out set as one round at a time, and reports when its answers are in.
+
+    The engines keep learning meanwhile, so an answer may span versions: the report names the oldest and the newest.
+    """
+
+    def __init__(
+        self, lane: Lane, rows: list[dict[str, Any]], *, samples: int, epoch: int, report: Callable[[dict[str, Any]], None]
+    ) -> None:
+        self._lane = lane
+        self._rows = rows
+        self._samples = samples
+        self._epoch = epoch
+        self._report = report
+        self._idle = threading.Event()
+        self._idle.set()
+        self._closed = False
+        self._thread: threading.Thread | None = None
+
+    def begin(self, *, step: int, version: int) -> bool:
+        """Issue a round for weights of `version` or newer; False, and nothing done, while one is under way."""
+        if not self._rows or not self._idle.is_set():
+            return False
+        self._idle.clear()
+        first = self._lane.depth().issued
+        prompts = [Prompt(first + i, version, self._samples, row) for i, row in enumerate(self._rows)]
+        self._lane.issue(prompts, epoch=self._epoch)
+        self._thread = threading.Thread(target=self._collect, args=(first, step), name="evaluator", daemon=True)
+        self._thread.start()
+        return True
+
+    def finish(self, timeout_s: float) -> bool:
+        """Wait for the round under way; False if it did not end in time."""
+        return self._idle.wait(timeout_s)
+
+    def close(self) -> None:
+        self._closed = True
+        if self._thread is not None:
+            self._thread.join(timeout=5.0)
+
+    def _collect(self, first: int, step: int) -> None:
+        try:
+            groups = self._await_round(first)
+            if groups:
+                self._report(_record(groups, step))
+        except Exception:
+            logger.exception("the evaluation of step %d failed", step)
+        finally:
+            self._idle.set()
+
+    def _await_round(self, first: int) -> list[Group]:
+        """The round's groups, all but those dead-lettered; empty if closed before they were in."""
+        groups: dict[int, Group] = {}
+        after = "0"
+        while not self._closed:
+            deliveries, after = self._lane.take(after, count=len(self._rows), timeout_s=0.5)
+            groups |= {d.group.prompt_id: d.group for d in deliveries if d.group.prompt_id >= first}
+            self._lane.acknowledge([d.entry for d in deliveries], epoch=self._epoch)
+            if len(groups) == len(self._rows) or (not deliveries and self._lane.depth().prompts == 0):
+                return list(groups.values())
+        return []
+
+
+def _record(groups: list[Group], step: int) -> dict[str, Any]:
+    trajectories = [trajectory for group in groups for trajectory in group.trajectories]
+    versions = np.concatenate([t.versions[t.action_mask] for t in trajectories])
+    return {
+        "kind": "eval",
+        "time": time.time(),
+        "step": step,
+        "version_min": int(versions.min()),
+        "version_max": int(versions.max()),
+        "samples": len(trajectories),
+        "accuracy": float(np.mean([t.reward for t in trajectories])),
+        "length_mean": float(np.mean([t.num_actions for t in trajectories])),
+        "truncated_fraction": float(np.mean([t.finish_reason == "length" for t in trajectories])),
+    }

@@ -1,0 +1,251 @@
+"""The learner: takes the oldest groups, takes a step, publishes the weights, issues more prompts, and so on.
+
+    top up prompts ─▶ take B groups ─▶ step ─▶ publish (beside the next step) ─▶ checkpoint (beside it too) ─▶ …
+"""
+
+import logging
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..broker.bulletin import DRAIN, Bulletin
+from ..broker.client import Client
+from ..broker.config import BrokerConfig
+from ..broker.lane import Delivery, Lane
+from ..broker.weights import WeightStore
+from .checkpoint import CheckpointStore, LearnerState, Snapshot, copied
+from .config import CheckpointConfig, DatasetConfig, EvaluationConfig, LearnerConfig, ModelConfig, StalenessConfig
+from .dataset import Dataset
+from .evaluator import Evaluator
+from .feeder import Feeder
+from .ledger import Ledger
+from .optimizer import Optimizer
+from .policy import TokenPolicy
+from .publisher import Publisher
+from .source import GroupSource
+from .trainer import Trainer
+
+logger = logging.getLogger(__name__)
+
+FINAL_EVALUATION_S = 300.0
+
+
+@dataclass(frozen=True)
+class LearnerSettings:
+    """What a learner is made of. `group_size` and `temperature` are the rollout's, which it must share."""
+
+    run: str
+    directory: Path
+    model: ModelConfig
+    dataset: DatasetConfig
+    learner: LearnerConfig
+    staleness: StalenessConfig
+    evaluation: EvaluationConfig
+    checkpoint: CheckpointConfig
+    broker: BrokerConfig
+    group_size: int
+    temperature: float
+    seed: int
+
+
+class Learner:
+    """Leads a run from its newest checkpoint to its last step, or until the run is told to drain."""
+
+    def __init__(self, settings: LearnerSettings, client: Client) -> None:
+        self._settings = settings
+        self._bulletin = Bulletin(client, settings.run)
+        self._epoch = self._bulletin.lead()
+        self._lane = Lane(client, settings.run, "train", settings.broker)
+        self._weights = WeightStore(client, settings.run, settings.directory / "weights", kept=settings.broker.weights_kept)
+        self._checkpoints = CheckpointStore(settings.directory / "checkpoints", keep=settings.checkpoint.keep)
+        torch.manual_seed(settings.seed)
+        torch.set_num_threads(settings.learner.threads)
+
+        self._event("learner: loading the model")
+        self._policy = TokenPolicy(settings.model.path, settings.model, _device())
+        self._optimizer = Optimizer(
+            self._policy.parameters(), settings.learner.optimizer, total_steps=settings.learner.steps
+        )
+        self._state = self._restore()
+        dataset = Dataset(settings.dataset)
+        self._source = GroupSource(self._lane, Ledger(self._state.trained), epoch=self._epoch)
+        self._feeder = Feeder(
+            self._lane,
+            dataset,
+            self._source,
+            max_outstanding=(settings.staleness.max + 1) * settings.learner.groups_per_step,
+            group_size=settings.group_size,
+            epoch=self._epoch,
+        )
+        self._evaluator = Evaluator(
+            Lane(client, settings.run, "eval", settings.broker),
+            dataset.eval_rows() if settings.evaluation.every_steps else [],
+            samples=settings.evaluation.samples,
+            epoch=self._epoch,
+            report=self._bulletin.report,
+        )
+        self._trainer = Trainer(
+            self._policy,
+            self._optimizer,
+            settings.learner,
+            max_staleness=settings.staleness.max,
+            temperature=settings.temperature,
+        )
+        self._publisher = Publisher(self._weights, self._policy.adapter_config(), epoch=self._epoch)
+        self._step = self._state.step
+        self._version = self._state.version
+        self._counted = self._state.groups_counted
+
+    def run(self) -> None:
+        """Train until the last step or the order to drain; leaves a checkpoint and a final record behind."""
+        self._publish_start()
+        self._event(f"learner: at step {self._step} of {self._settings.learner.steps}, waiting for groups")
+        self._evaluate()
+        while self._step < self._settings.learner.steps and not self._draining():
+            if not self._one_step():
+                break
+        self._finish()
+
+    def _one_step(self) -> bool:
+        """Take a batch and learn from it; False if told to drain while waiting for it."""
+        settings = self._settings.learner
+        began = time.perf_counter()
+        deliveries = self._source.take(settings.groups_per_step, timeout_s=settings.take_timeout_s, idle=self._idle)
+        if not deliveries:
+            return False
+        taken = time.perf_counter()
+        groups = [delivery.group for delivery in deliveries]
+        measured = self._trainer.step(groups, step=self._step, version=self._version)
+        self._source.settle(deliveries)
+        self._counted += len(deliveries)
+        self._step += 1
+        self._version += 1
+        trained = time.perf_counter()
+        publish_s = self._publisher.publish(self._version, copied(self._policy.weights()))
+        self._top_up()
+        self._after_step()
+        timing = {"wait_s": taken - began, "train_s": trained - taken, "publish_s": publish_s}
+        self._report_step(deliveries, measured | timing | {"step_s": time.perf_counter() - began})
+        return True
+
+    def _after_step(self) -> None:
+        last = self._step == self._settings.learner.steps
+        if not last and self._step % self._settings.checkpoint.every_steps == 0:
+            self._checkpoint()
+        every = self._settings.evaluation.every_steps
+        if not last and every and self._step % every == 0:
+            self._evaluate()
+
+    def _finish(self) -> None:
+        self._checkpoint()
+        self._publisher.wait()
+        finished = self._step >= self._settings.learner.steps
+        if finished:
+            self._event("learner: the last evaluation")
+            self._evaluator.finish(FINAL_EVALUATION_S)
+            self._evaluate()
+            self._evaluator.finish(FINAL_EVALUATION_S)
+        self._checkpoints.wait()
+        self._source.close()
+        self._evaluator.close()
+        if finished:
+            self._policy.save_pretrained(self._settings.directory / "model")
+        self._bulletin.report(self._final_record(finished))
+
+    def _restore(self) -> LearnerState:
+        """The state of the newest checkpoint, its tensors loaded; or that of the beginning."""
+        snapshot = self._checkpoints.load_latest()
+        if snapshot is None:
+            return LearnerState(step=0, version=0, trained=[], groups_counted=0)
+        self._policy.load_weights(snapshot.weights)
+        self._optimizer.load_state(snapshot.optimizer)
+        torch.set_rng_state(snapshot.rng)
+        self._event(f"learner: resumed from the checkpoint of step {snapshot.state.step}")
+        return snapshot.state
+
+    def _publish_start(self) -> None:
+        """Publish what training starts from, under a version above every one that a lost learner published."""
+        latest = self._weights.latest()
+        if latest is not None and latest.version == self._version and latest.path.is_dir():
+            return
+        if latest is not None:
+            self._version = max(self._version, latest.version + 1)
+        self._publisher.publish(self._version, copied(self._policy.weights()))
+        self._publisher.wait()
+
+    def _checkpoint(self) -> None:
+        """Copy the state aside and let it be written; what it covers is acknowledged once it is durable."""
+        state = LearnerState(self._step, self._version, self._source.ledger.ranges(), self._counted)
+        weights = copied(self._policy.weights())
+        snapshot = Snapshot(state, weights, copied(self._optimizer.state()), torch.get_rng_state())
+        covered = self._source.settled()
+        self._checkpoints.save(snapshot, lambda: self._source.acknowledge(covered))
+
+    def _evaluate(self) -> None:
+        if not self._evaluator.begin(step=self._step, version=self._version):
+            logger.info("no evaluation at step %d: the one before is still under way", self._step)
+
+    def _idle(self) -> bool:
+        """Called while waiting for groups: replace what was lost on the way; True to stop waiting."""
+        self._top_up()
+        return self._draining()
+
+    def _top_up(self) -> None:
+        needed = (self._settings.learner.steps - self._step) * self._settings.learner.groups_per_step
+        self._feeder.top_up(version=self._version, needed=needed)
+
+    def _draining(self) -> bool:
+        return self._bulletin.ordered() == DRAIN
+
+    def _report_step(self, deliveries: Sequence[Delivery], measured: dict[str, float]) -> None:
+        record: dict[str, Any] = {
+            "kind": "step",
+            "time": time.time(),
+            "step": self._step,
+            "steps": self._settings.learner.steps,
+            "version": self._version,
+            "epoch": self._epoch,
+            "prompt_ids": [delivery.group.prompt_id for delivery in deliveries],
+            "reward_parts": _mean_parts(deliveries),
+            "groups_waiting": self._source.num_waiting,
+        }
+        self._bulletin.report(record | measured)
+
+    def _final_record(self, finished: bool) -> dict[str, Any]:
+        depth = self._lane.depth()
+        trained = len(self._source.ledger)
+        outstanding = depth.prompts + depth.groups - self._source.num_settled
+        return {
+            "kind": "final",
+            "time": time.time(),
+            "finished": finished,
+            "step": self._step,
+            "version": self._version,
+            "groups_trained": trained,
+            "groups_trained_twice": self._counted - trained,
+            "groups_lost": depth.issued - trained - outstanding - depth.dead,
+            "dead_letters": depth.dead,
+            "outstanding": outstanding,
+        }
+
+    def _event(self, text: str) -> None:
+        logger.info("%s", text)
+        self._bulletin.report({"kind": "event", "time": time.time(), "level": "info", "text": text})
+
+
+def _mean_parts(deliveries: Sequence[Delivery]) -> dict[str, float]:
+    """The mean of each named part of the reward, over the trajectories that have it."""
+    parts: dict[str, list[float]] = {}
+    for delivery in deliveries:
+        for trajectory in delivery.group.trajectories:
+            for name, value in trajectory.reward_parts.items():
+                parts.setdefault(name, []).append(value)
+    return {name: sum(values) / len(values) for name, values in parts.items()}
+
+
+def _device() -> str:
+    return "cuda" if torch.cuda.is_available() else "cpu"

@@ -1,0 +1,212 @@
+"""Policies that learn: what they make of a packed micro-batch, and the weights that travel to the rollout workers.
+
+Legend: N tokens and A actions of a micro-batch, C actions of a chunk, D the width of the model, V its vocabulary.
+"""
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+from torch.nn import Module, Parameter
+from torch.utils.checkpoint import checkpoint
+from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers.core_model_loading import revert_weight_conversion
+
+from ..broker.errors import ModelError
+from .attention import PACKED, Segments
+from .config import LoraConfig, ModelConfig
+from .packing import PackedBatch
+
+MAX_LOGITS = 2**25
+"""Logits held at once, in numbers: 128 MiB in float32, 682 rows of a vocabulary of 49,152."""
+
+TOKENIZER_FILES = ("token*", "vocab*", "merges.txt", "special_tokens_map.json", "added_tokens.json", "chat_template*")
+
+
+class Policy(Protocol):
+    """What the learner trains, for tokens and for denoising steps alike."""
+
+    def logprobs(self, batch: PackedBatch, temperature: float) -> tuple[Tensor, Tensor]:
+        """float32[A] log π_θ of each action, with gradient, and float32[A] the entropy it was drawn at, without."""
+        ...
+
+    def parameters(self) -> Iterator[Parameter]:
+        """What the optimiser changes."""
+        ...
+
+    def named_weights(self) -> Iterator[tuple[str, Tensor]]:
+        """What the rollout workers need of a new version."""
+        ...
+
+
+class TokenPolicy:
+    """A causal language model in Hugging Face format, or an adapter on one.
+
+    It stays in evaluation mode, gradients and all: dropout would make π_θ differ from the π_behav that the engine
+    sampled from. An adapter's start is random; seed torch before.
+    """
+
+    def __init__(self, model_path: str | Path, config: ModelConfig, device: torch.device | str = "cpu") -> None:
+        self._source = str(model_path)
+        self._device = torch.device(device)
+        self._causal_lm = _load(self._source, config.dtype).to(self._device).eval()
+        self._decoder, self._head = _parts(self._causal_lm, self._source)
+        self._refuse_misfit()
+        self._adapter = None if config.lora is None else _add_adapter(self._causal_lm, config.lora)
+
+    def logprobs(self, batch: PackedBatch, temperature: float = 1.0) -> tuple[Tensor, Tensor]:
+        """float32[A] log π_θ(action) at that temperature, and float32[A] the entropy of its distribution, detached.
+
+        The logits exist for the actions alone, a chunk at a time; where there are several chunks, the backward pass
+        makes each anew rather than keeping all.
+        """
+        batch = batch.to(self._device)
+        hidden_AD = self._hidden(batch.tokens, batch.positions, batch.cu_lengths)[batch.predict_index]
+        rows = max(1, MAX_LOGITS // self._causal_lm.config.vocab_size)
+        if batch.num_actions <= rows:
+            return self._chunk(hidden_AD, batch.action_tokens, temperature)
+        chunks = [
+            checkpoint(self._chunk, hidden_CD, actions_C, temperature, use_reentrant=False, preserve_rng_state=False)
+            for hidden_CD, actions_C in zip(hidden_AD.split(rows), batch.action_tokens.split(rows), strict=True)
+        ]
+        logprobs, entropies = zip(*chunks, strict=True)
+        return torch.cat(logprobs), torch.cat(entropies)
+
+    def parameters(self) -> Iterator[Parameter]:
+        """All parameters, or with LoRA the adapter's."""
+        return (parameter for parameter in self._causal_lm.parameters() if parameter.requires_grad)
+
+    def named_weights(self) -> Iterator[tuple[str, Tensor]]:
+        """`weights()` one by one."""
+        return iter(self.weights().items())
+
+    def weights(self) -> dict[str, Tensor]:
+        """What is trained, by the names of a checkpoint: the model without tied copies, or the adapter as PEFT has it.
+
+        The tensors are the parameters' own memory: copy what must outlive the next optimiser step.
+        """
+        if self._adapter is not None:
+            from peft import get_peft_model_state_dict
+
+            return dict(get_peft_model_state_dict(self._adapter))
+        tied = self._causal_lm.all_tied_weights_keys
+        state = {name: tensor for name, tensor in self._causal_lm.state_dict().items() if name not in tied}
+        return dict(revert_weight_conversion(self._causal_lm, state))
+
+    def load_weights(self, weights: dict[str, Tensor]) -> None:
+        """Takes over what `weights()` gave, into the parameters that the optimiser already holds."""
+        odd = sorted(weights.keys() ^ self.weights().keys())
+        if odd:
+            raise ModelError(f"the weights do not fit {self._source}: {len(odd)} names differ, {odd[0]!r} first")
+        try:
+            if self._adapter is not None:
+                from peft import set_peft_model_state_dict
+
+                unexpected = set_peft_model_state_dict(self._adapter, weights).unexpected_keys
+            else:
+                unexpected = self._causal_lm.load_state_dict(weights, strict=False).unexpected_keys
+        except RuntimeError as error:
+            raise ModelError(f"the weights do not fit {self._source}: {error}") from error
+        if unexpected:
+            raise ModelError(f"{self._source} keeps its weights in another form than its checkpoint: {unexpected[0]!r}")
+
+    def adapter_config(self) -> dict[str, Any] | None:
+        """What stands in PEFT's adapter_config.json; None without LoRA."""
+        if self._adapter is None:
+            return None
+        config = self._adapter.peft_config["default"].to_dict() | {"inference_mode": True}
+        as_json = json.dumps(config, default=lambda value: sorted(value) if isinstance(value, set) else str(value))
+        return dict(json.loads(as_json))
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Writes a Hugging Face folder, tokenizer included, or with LoRA an adapter's folder."""
+        if self._adapter is not None:
+            self._adapter.save_pretrained(folder)
+            return
+        self._causal_lm.save_pretrained(folder)
+        if not Path(self._source).is_dir():
+            AutoTokenizer.from_pretrained(self._source).save_pretrained(folder)
+            return
+        for pattern in TOKENIZER_FILES:
+            for file in Path(self._source).glob(pattern):
+                shutil.copyfile(file, Path(folder) / file.name)
+
+    def _hidden(self, tokens_N: Tensor, positions_N: Tensor, cu_lengths: Tensor) -> Tensor:
+        """[N, D], the decoder's last hidden states."""
+        output = self._decoder(
+            input_ids=tokens_N[None],
+            position_ids=positions_N[None],
+            segments=Segments.of(cu_lengths),
+            use_cache=False,
+        )
+        hidden_1ND: Tensor = output.last_hidden_state
+        return hidden_1ND[0]
+
+    def _chunk(self, hidden_CD: Tensor, actions_C: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+        logits_CV = self._head(hidden_CD).float()
+        if temperature != 1.0:
+            logits_CV = logits_CV / temperature
+        logprobs_CV = logits_CV.log_softmax(dim=-1)
+        logprobs_C = logprobs_CV.gather(1, actions_C[:, None]).squeeze(1)
+        with torch.no_grad():  # last, because a recomputation stops once it has all that the backward pass needs
+            entropies_C = -(logprobs_CV.exp() * logprobs_CV).sum(dim=-1)
+        return logprobs_C, entropies_C
+
+    @torch.no_grad()
+    def _refuse_misfit(self) -> None:
+        """Compares two tiny packed segments with the model's own forward pass, each segment alone.
+
+        It finds models that scale or cap their logits after the head, and those that carry anything but attention
+        from token to token and so from segment to segment.
+        """
+        tokens_N = torch.tensor([0, 1, 2, 0, 2, 1, 0], device=self._device)
+        cu_lengths = torch.tensor([0, 3, 7], device=self._device)
+        positions_N = torch.tensor([0, 1, 2, 0, 1, 2, 3], device=self._device)
+        packed_NV = self._head(self._hidden(tokens_N, positions_N, cu_lengths)).float()
+        for start, end in ((0, 3), (3, 7)):
+            alone = Segments.of(torch.tensor([0, end - start], device=self._device))
+            own_1LV = self._causal_lm(input_ids=tokens_N[None, start:end], segments=alone, use_cache=False).logits
+            error = (packed_NV[start:end] - own_1LV[0].float()).abs().max()
+            if error > (1e-3 if own_1LV.dtype == torch.float32 else 0.1) * own_1LV.abs().max():
+                raise ModelError(
+                    f"{self._source}: packed, its logits differ from its own by {error:.3g}; it cannot be packed"
+                )
+
+
+def _load(source: str, dtype: str) -> Any:
+    try:
+        causal_lm, report = AutoModelForCausalLM.from_pretrained(
+            source, dtype=getattr(torch, dtype), attn_implementation=PACKED, output_loading_info=True
+        )
+    except (OSError, ValueError) as error:
+        raise ModelError(f"cannot load {source} as a causal language model: {error}") from error
+    if report["missing_keys"]:
+        raise ModelError(f"{source} lacks weights: {sorted(report['missing_keys'])[0]!r} is one")
+    return causal_lm
+
+
+def _parts(causal_lm: Any, source: str) -> tuple[Module, Module]:
+    """The decoder, and the head that turns its hidden states into logits."""
+    decoder, head = causal_lm.get_decoder(), causal_lm.get_output_embeddings()
+    if not isinstance(decoder, Module) or decoder is causal_lm or not isinstance(head, Module):
+        raise ModelError(f"{source} ({type(causal_lm).__name__}) is not a decoder with an output head")
+    return decoder, head
+
+
+def _add_adapter(causal_lm: Any, config: LoraConfig) -> Any:
+    import peft
+
+    return peft.get_peft_model(
+        causal_lm,
+        peft.LoraConfig(
+            task_type="CAUSAL_LM",
+            r=config.rank,
+            lora_alpha=config.alpha,
+            target_modules=config.targets,
+            lora_dropout=0.0,
+        ),
+    ).eval()

@@ -1,0 +1,171 @@
+"""One step on a batch of groups: advantages, packing, the objective, the optimiser.
+
+Legend: S trajectories of a batch, A actions of a micro-batch.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..broker.errors import TrainingError
+from ..broker.trajectory import Group, TokenTrajectory
+from .advantage import group_normalised
+from .config import LearnerConfig
+from .objective import Objective, decoupled_ppo
+from .optimizer import Optimizer
+from .packing import PackedBatch, pack, split_by_tokens
+from .policy import TokenPolicy
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """A trajectory and its advantage."""
+
+    trajectory: TokenTrajectory
+    advantage: float
+
+
+@dataclass(frozen=True, slots=True)
+class MicroBatch:
+    """What one forward and backward pass works on. `keep_A` is false for tokens that are too old to learn from."""
+
+    packed: PackedBatch
+    advantages_A: Tensor
+    keep_A: Tensor
+
+
+class Trainer:
+    """Takes steps with a policy and its optimiser."""
+
+    def __init__(
+        self, policy: TokenPolicy, optimizer: Optimizer, config: LearnerConfig, *, max_staleness: int, temperature: float
+    ) -> None:
+        self._policy = policy
+        self._optimizer = optimizer
+        self._config = config
+        self._max_staleness = max_staleness
+        self._temperature = temperature
+
+    def step(self, groups: Sequence[Group], *, step: int, version: int) -> dict[str, float]:
+        """One step on `groups` with weights of `version`; returns its measurements. Raises TrainingError.
+
+        Groups without variance have no advantage and are left out of the passes and of the mean; a batch of nothing
+        else leaves the weights as they are.
+        """
+        measured = _measure_batch(groups, version, self._max_staleness)
+        totals: dict[str, float] = {}
+        norms, rate = [0.0], 0.0
+        for minibatch in self._minibatches(groups, version):
+            num_kept = sum(int(micro.keep_A.sum()) for micro, _ in minibatch)
+            if num_kept == 0:
+                continue
+            for micro, prox in minibatch:
+                for name, value in self._pass(micro, prox, num_kept, step).items():
+                    totals[name] = totals.get(name, 0.0) + value
+            norm, rate = self._optimizer.step(step)
+            norms.append(norm)
+        return measured | _means(totals) | {"grad_norm": max(norms), "lr": rate}
+
+    def _minibatches(
+        self, groups: Sequence[Group], version: int
+    ) -> list[list[tuple[MicroBatch, Tensor | None]]]:
+        """Micro-batches of each minibatch, with log π_prox where it differs from log π_θ: beyond the first update."""
+        samples = _samples(groups)
+        count = self._config.minibatches
+        shares = [share for share in (samples[i::count] for i in range(count)) if share]
+        split = [self._microbatches(share, version) for share in shares]
+        if len(split) <= 1:
+            return [[(micro, None) for micro in minibatch] for minibatch in split]
+        with torch.no_grad():
+            return [
+                [(micro, self._policy.logprobs(micro.packed, self._temperature)[0]) for micro in minibatch]
+                for minibatch in split
+            ]
+
+    def _microbatches(self, samples: Sequence[Sample], version: int) -> list[MicroBatch]:
+        lengths = [len(sample.trajectory.tokens) for sample in samples]
+        parts = split_by_tokens(lengths, self._config.tokens_per_microbatch)
+        return [self._microbatch([samples[i] for i in part], version) for part in parts]
+
+    def _microbatch(self, samples: Sequence[Sample], version: int) -> MicroBatch:
+        packed = pack([sample.trajectory for sample in samples])
+        advantages_S = torch.tensor([sample.advantage for sample in samples])
+        keep_A = version - packed.versions <= self._max_staleness
+        return MicroBatch(packed, advantages_S[packed.segment_ids], keep_A)
+
+    def _pass(self, micro: MicroBatch, prox: Tensor | None, num_kept: int, step: int) -> dict[str, float]:
+        """Forward and backward; returns the sums of the objective."""
+        logprobs_A, entropy_A = self._policy.logprobs(micro.packed, self._temperature)
+        device = logprobs_A.device
+        clip = self._config.objective
+        objective = decoupled_ppo(
+            logprobs_A,
+            logprobs_A.detach() if prox is None else prox,
+            behaviour_logprobs_A=micro.packed.behaviour_logprobs.to(device),
+            advantages_A=micro.advantages_A.to(device),
+            keep_A=micro.keep_A.to(device),
+            clip_low=clip.clip_low,
+            clip_high=clip.clip_high,
+            max_behaviour_weight=clip.max_behaviour_weight,
+            denominator=num_kept,
+        )
+        if not math.isfinite(float(objective.loss.detach())):
+            raise TrainingError(f"the loss is {float(objective.loss.detach())} at step {step}; the weights are left as they were")
+        objective.loss.backward()
+        sums = {field.name: float(getattr(objective, field.name).detach()) for field in fields(Objective)}
+        return sums | {"entropy": float(entropy_A[micro.keep_A.to(device)].sum())}
+
+
+def _samples(groups: Sequence[Group]) -> list[Sample]:
+    """The trajectories of groups whose rewards differ, each with its advantage."""
+    sizes = torch.tensor([len(group.trajectories) for group in groups])
+    ids_S = torch.arange(len(groups)).repeat_interleave(sizes)
+    rewards_S = torch.from_numpy(np.concatenate([group.rewards for group in groups]))
+    advantages = group_normalised(rewards_S, ids_S).tolist()
+    trajectories = [trajectory for group in groups for trajectory in group.trajectories]
+    varied = [group.rewards.min() != group.rewards.max() for group in groups for _ in group.trajectories]
+    return [
+        Sample(trajectory, advantage)
+        for trajectory, advantage, keep in zip(trajectories, advantages, varied, strict=True)
+        if keep
+    ]
+
+
+def _measure_batch(groups: Sequence[Group], version: int, max_staleness: int) -> dict[str, float]:
+    """What can be said of a batch before training on it. Staleness is over the tokens that are young enough."""
+    trajectories = [trajectory for group in groups for trajectory in group.trajectories]
+    staleness = version - np.concatenate([t.versions[t.action_mask] for t in trajectories])
+    young = staleness[staleness <= max_staleness]
+    return {
+        "reward_mean": float(np.mean([t.reward for t in trajectories])),
+        "length_mean": float(np.mean([t.num_actions for t in trajectories])),
+        "truncated_fraction": float(np.mean([t.finish_reason == "length" for t in trajectories])),
+        "staleness_mean": float(young.mean()) if len(young) else 0.0,
+        "staleness_max": int(young.max(initial=0)),
+        "tokens_too_old": int(len(staleness) - len(young)),
+        "groups": len(groups),
+        "groups_without_variance": int(sum(group.rewards.min() == group.rewards.max() for group in groups)),
+        "tokens_trained": int(len(staleness)),
+    }
+
+
+def _means(totals: dict[str, float]) -> dict[str, float]:
+    """The sums of a step as means over its kept actions; the ESS as a share of them."""
+    kept = totals.get("num_kept", 0.0)
+    names = ("loss", "entropy", "clipped_fraction", "capped_fraction", "behaviour_weight_mean", "behaviour_ess")
+    if kept == 0:
+        return dict.fromkeys(names + ("kl_behaviour_prox", "kl_prox_current"), 0.0)
+    return {
+        "loss": totals["loss"],
+        "entropy": totals["entropy"] / kept,
+        "clipped_fraction": totals["num_clipped"] / kept,
+        "capped_fraction": totals["num_capped"] / kept,
+        "behaviour_weight_mean": totals["behaviour_weight"] / kept,
+        "behaviour_ess": totals["behaviour_weight"] ** 2 / (totals["behaviour_weight_squared"] * kept),
+        "kl_behaviour_prox": totals["kl_behaviour_prox"] / kept,
+        "kl_prox_current": totals["kl_prox_theta"] / kept,
+    }

@@ -1,0 +1,1 @@
+"""The reward contract, the isolated pool, and the bundled rewards."""

@@ -1,0 +1,1 @@
+"""Engines that act, workflows, and the rollout worker."""

@@ -1,0 +1,73 @@
+"""Keeps an engine on the newest weights: fetched in the background, loaded under requests in flight."""
+
+import asyncio
+import logging
+
+from ..broker.errors import BrokerError, DeadlineExceeded
+from ..broker.weights import Published, WeightStore, verify
+from .engine import Engine
+
+logger = logging.getLogger(__name__)
+
+
+class WeightFollower:
+    """Follows the learner's versions. `version` is what the engine runs on, -1 before the first."""
+
+    def __init__(self, store: WeightStore, engine: Engine, *, timeout_s: float) -> None:
+        self._store = store
+        self._engine = engine
+        self._timeout_s = timeout_s
+        self._changed = asyncio.Condition()
+        self._pauses_s: list[float] = []
+        self.version = -1
+        self.updates = 0
+
+    async def follow(self) -> None:
+        """Load each new version as it appears, for ever. A version that is damaged or gone is passed over."""
+        while True:
+            newest = await asyncio.to_thread(self._store.wait, self.version, timeout_s=1.0)
+            if newest is not None:
+                await self._load(newest)
+
+    async def reload(self) -> None:
+        """Load the newest version into an engine that has lost its own."""
+        self.version = -1
+        deadline = asyncio.get_running_loop().time() + self._timeout_s
+        while self.version < 0:
+            if asyncio.get_running_loop().time() > deadline:
+                raise DeadlineExceeded(f"the learner published no weights within {self._timeout_s:g} s")
+            newest = await asyncio.to_thread(self._store.wait, -1, timeout_s=1.0)
+            if newest is not None:
+                await self._load(newest)
+
+    async def at_least(self, version: int) -> None:
+        """Wait until the engine runs on `version` or newer; raises DeadlineExceeded."""
+        if self.version >= version:
+            return
+        try:
+            async with asyncio.timeout(self._timeout_s), self._changed:
+                await self._changed.wait_for(lambda: self.version >= version)
+        except TimeoutError as error:
+            raise DeadlineExceeded(
+                f"weights of version {version} did not arrive from the learner within {self._timeout_s:g} s "
+                f"(the engine is on {self.version})"
+            ) from error
+
+    def drain_pauses(self) -> list[float]:
+        """The pauses of the updates since the last call, in seconds."""
+        pauses, self._pauses_s = self._pauses_s, []
+        return pauses
+
+    async def _load(self, published: Published) -> None:
+        try:
+            await asyncio.to_thread(verify, published)
+        except BrokerError as error:
+            logger.warning("passing over weights: %s", error)
+            await asyncio.sleep(0.1)
+            return
+        pause_s = await self._engine.update_weights(published.version, published.path)
+        async with self._changed:
+            self._pauses_s.append(pause_s)
+            self.updates += 1
+            self.version = published.version
+            self._changed.notify_all()

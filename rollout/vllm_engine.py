@@ -1,0 +1,182 @@
+"""vLLM as an Engine, on CPU or GPU: continuous batching, and weights that change under requests in flight.
+
+An update pauses the scheduler with its requests kept, drops all cached keys and values (prefix cache included), loads,
+and resumes: a request in flight goes on under the new weights over a context recomputed with them. vLLM itself stamps
+each token with the version that sampled it.
+"""
+
+import itertools
+import os
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..broker.errors import EngineDied, EngineError
+from .config import EngineConfig
+from .engine import Completion, Request
+
+QUIET = {
+    "VLLM_LOGGING_LEVEL": "WARNING",
+    "VLLM_NO_USAGE_STATS": "1",
+    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # the engine process hosts its worker itself: one process fewer
+    "TORCHDYNAMO_DISABLE": "1",  # compiling the log-probability kernel costs 3 s at the first request
+    "TOKENIZERS_PARALLELISM": "false",
+}
+SHUTDOWN_S = 0.3
+ADAPTER = "policy"
+ADAPTER_ID = 1
+
+
+@dataclass(frozen=True, slots=True)
+class EngineModel:
+    """The model an engine starts from: folder or hub id, dtype, and the rank of the adapter it will be sent (0: none)."""
+
+    path: str
+    dtype: str
+    lora_rank: int = 0
+
+
+class VllmEngine:
+    """One AsyncLLM. Weights are a folder as `broker.weights` publishes them: a checkpoint's tensors, or an adapter."""
+
+    def __init__(self, model: EngineModel, config: EngineConfig, *, threads: int = 1, seed: int = 0) -> None:
+        self._model = model
+        self._config = config
+        self._threads = threads
+        self._seed = seed
+        self._version = -1
+        self._ids = itertools.count()
+        self._llm: Any = None
+        self._lora: Any = None
+
+    async def start(self) -> None:
+        """Load the model; raises EngineError with vLLM's own reason where it cannot."""
+        os.environ.update(QUIET | {"OMP_NUM_THREADS": str(self._threads)})
+        try:
+            from vllm import AsyncEngineArgs
+            from vllm.v1.engine.async_llm import AsyncLLM
+        except ImportError as error:
+            raise EngineError(
+                f"vLLM cannot be imported ({error}). On a GPU: pip install 'areal-rl[gpu]'; on a CPU: make setup"
+            ) from error
+        try:
+            self._llm = AsyncLLM.from_engine_args(AsyncEngineArgs(**self._arguments()))
+        except Exception as error:
+            raise EngineError(f"vLLM did not start with model {self._model.path}: {error}") from error
+
+    async def generate(self, request: Request) -> Completion:
+        """One completion; raises EngineDied if the engine dies first, EngineError if it refuses."""
+        from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
+
+        output = None
+        try:
+            stream = self._llm.generate(
+                {"prompt_token_ids": list(request.prompt_tokens)},
+                self._sampling(request),
+                request_id=f"{self._version}-{next(self._ids)}",
+                lora_request=self._lora,
+            )
+            async for output in stream:
+                pass
+        except (EngineDeadError, EngineGenerateError) as error:
+            raise EngineDied(f"the engine died under a request: {error!r}") from error
+        except ValueError as error:
+            raise EngineError(f"vLLM refused a prompt of {len(request.prompt_tokens)} tokens: {error}") from error
+        if output is None or output.outputs[0].finish_reason not in ("stop", "length"):
+            raise EngineError("a request ended without an answer")
+        return self._completion(output.outputs[0], request)
+
+    async def update_weights(self, version: int, path: Path) -> float:
+        """Load the weights at `path` under requests in flight; returns the seconds for which these stood still."""
+        from vllm.v1.engine.exceptions import EngineDeadError
+
+        began = time.perf_counter()
+        try:
+            await self._llm.pause_generation(mode="keep", clear_cache=True)
+            try:
+                await self._load(path)
+                await self._llm.update_weight_version(str(version))
+            finally:
+                await self._llm.resume_generation()
+        except EngineDeadError as error:
+            raise EngineDied(f"the engine died while version {version} was loaded: {error!r}") from error
+        self._version = version
+        return time.perf_counter() - began
+
+    async def stop(self) -> None:
+        """End every process of the engine."""
+        if self._llm is not None:
+            self._llm.shutdown(timeout=SHUTDOWN_S)
+            self._llm = None
+
+    async def _load(self, path: Path) -> None:
+        if self._model.lora_rank == 0:
+            await self._llm.collective_rpc("load_policy_weights", args=(str(path),))
+            return
+        from vllm.lora.request import LoRARequest
+
+        # In place under one id, so that requests in flight continue with it. The request that generates must not carry
+        # load_inplace: it would read the file again for every request.
+        await self._llm.add_lora(LoRARequest(ADAPTER, ADAPTER_ID, str(path), load_inplace=True))
+        self._lora = LoRARequest(ADAPTER, ADAPTER_ID, str(path))
+
+    def _arguments(self) -> dict[str, Any]:
+        import torch
+
+        config = self._config
+        arguments: dict[str, Any] = {
+            "model": self._model.path,
+            "dtype": self._model.dtype,
+            "seed": self._seed,
+            "max_model_len": config.max_model_len,
+            "max_num_seqs": config.max_num_seqs,
+            "tensor_parallel_size": config.tensor_parallel_size,
+            "logprobs_mode": "processed_logprobs",
+            "generation_config": "vllm",
+            "worker_extension_cls": "areal.rollout.vllm_weights.PolicyWeights",
+            "disable_log_stats": True,
+        }
+        if torch.cuda.is_available():
+            arguments["gpu_memory_utilization"] = config.gpu_memory_utilization
+        else:
+            arguments |= {"kv_cache_memory_bytes": config.kv_cache_mib * 2**20, "enforce_eager": True}
+        if self._model.lora_rank:
+            arguments |= {"enable_lora": True, "max_loras": 1, "max_lora_rank": _lora_rank_of(self._model.lora_rank)}
+        return arguments | config.args
+
+    def _sampling(self, request: Request) -> Any:
+        from vllm import SamplingParams
+        from vllm.sampling_params import RequestOutputKind
+
+        # No seed: a seeded request whose prefill is chunked, as after a weight update, kills the CPU engine.
+        return SamplingParams(
+            temperature=request.temperature,
+            max_tokens=request.max_tokens,
+            stop=list(request.stop),
+            logprobs=0,
+            flat_logprobs=True,
+            detokenize=True,
+            output_kind=RequestOutputKind.FINAL_ONLY,
+        )
+
+    def _completion(self, output: Any, request: Request) -> Completion:
+        versions = np.empty(len(output.token_ids), np.int32)
+        for span in output.weight_versions:
+            versions[span.start : span.end] = int(span.version) if span.version != "default" else -1
+        if (versions < 0).any():
+            raise EngineError("a token was sampled before the first weights were loaded")
+        return Completion(
+            tokens=np.array(output.token_ids, np.int32),
+            logprobs=np.minimum(np.array(output.logprobs.logprobs, np.float32), 0.0),
+            versions=versions,
+            text=output.text,
+            finish_reason=output.finish_reason,
+        )
+
+
+def _lora_rank_of(rank: int) -> int:
+    """The smallest rank vLLM has kernels for that holds `rank`."""
+    return next((size for size in (8, 16, 32, 64, 128, 256, 320, 512) if size >= rank), rank)

@@ -1,0 +1,225 @@
+"""The rollout worker: leases prompts, lets a workflow answer them, and completes the groups, until told to drain.
+
+    lease ─▶ wait for weights ≥ min_version ─▶ workflow (generate, score) ─▶ complete
+      │                                             │ fails
+      └────────── renewed while it runs             └─▶ handed back, tried again, at last dead-lettered
+"""
+
+import asyncio
+import contextlib
+import logging
+import time
+import traceback
+import uuid
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from ..broker.bulletin import DRAIN, Bulletin
+from ..broker.config import BrokerConfig
+from ..broker.errors import EngineDied
+from ..broker.lane import Lane, Lease
+from ..broker.trajectory import Group
+from .config import RolloutConfig
+from .engine import Engine
+from .follower import WeightFollower
+from .workflow import Workflow
+
+logger = logging.getLogger(__name__)
+
+LEASE_WAIT_S = 0.2
+TICK_S = 0.5
+REPORT_EVERY_S = 1.0
+
+
+@dataclass(frozen=True)
+class Served:
+    """A lane and the sequences that each of its prompts asks for."""
+
+    lane: Lane
+    group_size: int
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What a worker is assembled from. The lanes are served in order: all that the first has, then the next."""
+
+    engine: Engine
+    workflow: Workflow
+    follower: WeightFollower
+    lanes: tuple[Served, ...]
+    bulletin: Bulletin
+
+
+class RolloutWorker:
+    """Runs on one event loop; calls to the broker are made in threads beside it."""
+
+    def __init__(self, name: str, parts: Parts, rollout: RolloutConfig, broker: BrokerConfig) -> None:
+        self._name = name
+        self._parts = parts
+        self._max_sequences = rollout.max_concurrent
+        self._renew_every_s = min(TICK_S, broker.lease_s / 4)
+        self._held: dict[asyncio.Task[None], tuple[Lane, Lease]] = {}
+        self._reviving = asyncio.Lock()
+        self._lives = 0
+        self._draining = False
+        self._meter = Meter(name)
+
+    async def run(self) -> None:
+        """Work until the run is told to drain; then hand back what is unfinished. Any other end is an exception."""
+        parts = self._parts
+        await parts.engine.start()
+        try:
+            await parts.follower.reload()
+            async with asyncio.TaskGroup() as tasks:
+                background = [tasks.create_task(loop) for loop in (self._follow(), self._keep_leases(), self._report())]
+                await self._lease_until_drained(tasks)
+                unfinished = dict(self._held)
+                for task in [*background, *unfinished]:
+                    task.cancel()
+            await self._hand_back(unfinished.values())
+        finally:
+            await parts.engine.stop()
+
+    async def _lease_until_drained(self, tasks: asyncio.TaskGroup) -> None:
+        while not self._draining:
+            room = self._max_sequences - sum(lease.prompt.group_size for _, lease in self._held.values())
+            leased = await asyncio.to_thread(self._lease, room) if room > 0 else []
+            for lane, lease in leased:
+                task = tasks.create_task(self._serve(lane, lease))
+                self._held[task] = (lane, lease)
+                task.add_done_callback(lambda done: self._held.pop(done, None))
+            if not leased and self._held:
+                await asyncio.wait(self._held, return_when=asyncio.FIRST_COMPLETED, timeout=LEASE_WAIT_S)
+
+    def _lease(self, room: int) -> list[tuple[Lane, Lease]]:
+        *urgent, patient = self._parts.lanes
+        for served in urgent:
+            if leases := served.lane.lease(self._name, count=-(-room // served.group_size), timeout_s=0):
+                return [(served.lane, lease) for lease in leases]
+        count = -(-room // patient.group_size)
+        return [(patient.lane, lease) for lease in patient.lane.lease(self._name, count=count, timeout_s=LEASE_WAIT_S)]
+
+    async def _serve(self, lane: Lane, lease: Lease) -> None:
+        life = self._lives
+        try:
+            await self._parts.follower.at_least(lease.prompt.min_version)
+            started_at = time.time()
+            with self._meter.busy():
+                trajectories = await self._parts.workflow.run(lease.prompt, self._parts.engine)
+            group = Group(lease.prompt.id, tuple(trajectories), self._name, started_at, time.time())
+            if await asyncio.to_thread(lane.complete, lease, group):
+                self._meter.count(group)
+            else:
+                logger.info("prompt %d was already completed by another worker", lease.prompt.id)
+        except Exception as error:
+            await self._fail(lane, lease, error)
+            if isinstance(error, EngineDied):
+                await self._revive(life)
+
+    async def _fail(self, lane: Lane, lease: Lease, error: Exception) -> None:
+        self._meter.retries += 1
+        cause = "".join(traceback.format_exception(error))
+        again = await asyncio.to_thread(lane.fail, self._name, lease, cause)
+        fate = "it will be tried again" if again else "it is now a dead letter"
+        logger.warning("prompt %d failed at attempt %d, %s: %s", lease.prompt.id, lease.attempt, fate, error)
+        level = "warning" if again else "error"
+        text = f"{self._name}: prompt {lease.prompt.id} failed at attempt {lease.attempt}, {fate}: {error}"
+        await self._post({"kind": "event", "time": time.time(), "level": level, "text": text[:500]})
+
+    async def _revive(self, life: int) -> None:
+        """Start the engine again, once for all the requests that died with it."""
+        async with self._reviving:
+            if life != self._lives or self._draining:
+                return
+            self._lives += 1
+            logger.warning("the engine died; starting it again")
+            await self._parts.engine.stop()
+            await self._parts.engine.start()
+            await self._parts.follower.reload()
+
+    async def _follow(self) -> None:
+        while True:
+            life = self._lives
+            try:
+                await self._parts.follower.follow()
+            except EngineDied as error:
+                logger.warning("%s", error)
+                await self._revive(life)
+
+    async def _keep_leases(self) -> None:
+        """Renew what is held, drop what was lost, and listen for the order to drain."""
+        while True:
+            await asyncio.sleep(self._renew_every_s)
+            for lane in [served.lane for served in self._parts.lanes]:
+                held = {lease.entry: task for task, (of, lease) in self._held.items() if of is lane}
+                leases = [lease for of, lease in self._held.values() if of is lane]
+                for entry in await asyncio.to_thread(lane.renew, self._name, leases):
+                    if not held[entry].done():
+                        logger.warning("lost the lease of entry %s; its answers are dropped", entry)
+                        held[entry].cancel()
+            self._draining = await asyncio.to_thread(self._parts.bulletin.ordered) == DRAIN
+
+    async def _report(self) -> None:
+        while True:
+            await asyncio.sleep(REPORT_EVERY_S)
+            await self._post(self._meter.record(self._parts.follower, in_flight=len(self._held)))
+
+    async def _post(self, record: dict[str, Any]) -> None:
+        await asyncio.to_thread(self._parts.bulletin.report, record)
+
+    async def _hand_back(self, unfinished: Iterable[tuple[Lane, Lease]]) -> None:
+        for lane, lease in unfinished:
+            await asyncio.to_thread(lane.release, self._name, lease)
+        await self._post(self._meter.record(self._parts.follower, in_flight=0))
+
+
+class Meter:
+    """Counts what a worker does, since its process began."""
+
+    def __init__(self, worker: str) -> None:
+        self._worker = worker
+        self._incarnation = uuid.uuid4().hex[:8]
+        self._began = time.monotonic()
+        self._serving = 0
+        self._busy_since = 0.0
+        self._busy_s = 0.0
+        self._tokens = 0
+        self._groups = 0
+        self.retries = 0
+
+    @contextlib.contextmanager
+    def busy(self) -> Any:
+        """The worker is busy while at least one group is inside."""
+        if self._serving == 0:
+            self._busy_since = time.monotonic()
+        self._serving += 1
+        try:
+            yield
+        finally:
+            self._serving -= 1
+            if self._serving == 0:
+                self._busy_s += time.monotonic() - self._busy_since
+
+    def count(self, group: Group) -> None:
+        self._tokens += sum(trajectory.num_actions for trajectory in group.trajectories)
+        self._groups += 1
+
+    def record(self, follower: WeightFollower, *, in_flight: int) -> dict[str, Any]:
+        """What is reported of this worker; totals since its process began."""
+        now = time.monotonic()
+        return {
+            "kind": "worker",
+            "time": time.time(),
+            "worker": self._worker,
+            "incarnation": self._incarnation,
+            "version": follower.version,
+            "tokens_generated": self._tokens,
+            "groups_completed": self._groups,
+            "busy_s": self._busy_s + (now - self._busy_since if self._serving else 0.0),
+            "alive_s": now - self._began,
+            "weight_updates": follower.updates,
+            "update_pause_ms": [1000 * pause_s for pause_s in follower.drain_pauses()],
+            "in_flight": in_flight,
+            "retries": self.retries,
+        }
