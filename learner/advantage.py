@@ -34,4 +34,4 @@ def group_normalised(rewards_S: Tensor, group_ids_S: Tensor, eps: float = 1e-6) 
     std_G = (total(centred_S.square()) / (size_G - 1).clamp(min=1)).sqrt()
     flat_G = extreme("amin") == extreme("amax")
     advantage_S = centred_S / (std_G + eps)[group_S]
-    return advantage_S.masked_fill(flat_G[group_S], 0.0).float()
+    return torch.where(flat_G[group_S], 0.0, advantage_S).float()

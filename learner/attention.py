@@ -77,9 +77,10 @@ class Segments:
         token_P = np.where(valid_P, starts[segment_P] + offset_P, 0)
         row_N = np.empty(starts[-1], np.int64)
         row_N[token_P[valid_P]] = np.flatnonzero(valid_P)
-        rows = (torch.from_numpy(a).to(cu_lengths.device) for a in (token_P, row_N, np.flatnonzero(~valid_P)))
+        arrays = (token_P, row_N, np.flatnonzero(~valid_P))
+        row_token, token_row, pads = (torch.from_numpy(array).to(cu_lengths.device) for array in arrays)
         in_order = bool(valid_P.all() and (np.diff(token_P) == 1).all())
-        return cls(cu_lengths.to(torch.int32), int(lengths_S.max()), buckets, *rows, in_order=in_order)
+        return cls(cu_lengths.to(torch.int32), int(lengths_S.max()), buckets, row_token, token_row, pads, in_order)
 
 
 def _buckets(falling_lengths_S: list[int]) -> tuple[tuple[int, int], ...]:
@@ -131,10 +132,8 @@ def _bucketed(
     query_NHD: Tensor, key_NHD: Tensor, value_NHD: Tensor, segments: Segments, scaling: float | None
 ) -> Tensor:
     """[N, H, D], bucket by bucket."""
-    packed = [
-        _to_rows(tensor, segments).split([s * w for s, w in segments.buckets])
-        for tensor in (query_NHD, key_NHD, value_NHD)
-    ]
+    num_rows = [count * width for count, width in segments.buckets]
+    packed = [torch.split(_to_rows(tensor, segments), num_rows) for tensor in (query_NHD, key_NHD, value_NHD)]
     grouped = query_NHD.shape[1] != key_NHD.shape[1]
     outputs = []
     for (count, width), *qkv in zip(segments.buckets, *packed, strict=True):

@@ -71,7 +71,9 @@ class TokenPolicy:
             return self._chunk(hidden_AD, batch.action_tokens, temperature)
         chunks = [
             checkpoint(self._chunk, hidden_CD, actions_C, temperature, use_reentrant=False, preserve_rng_state=False)
-            for hidden_CD, actions_C in zip(hidden_AD.split(rows), batch.action_tokens.split(rows), strict=True)
+            for hidden_CD, actions_C in zip(
+                torch.split(hidden_AD, rows), torch.split(batch.action_tokens, rows), strict=True
+            )
         ]
         logprobs, entropies = zip(*chunks, strict=True)
         return torch.cat(logprobs), torch.cat(entropies)
@@ -185,7 +187,7 @@ def _load(source: str, dtype: str) -> Any:
     except (OSError, ValueError) as error:
         raise ModelError(f"cannot load {source} as a causal language model: {error}") from error
     if report["missing_keys"]:
-        raise ModelError(f"{source} lacks weights: {sorted(report['missing_keys'])[0]!r} is one")
+        raise ModelError(f"{source} lacks weights: {min(report['missing_keys'])!r} is one")
     return causal_lm
 
 

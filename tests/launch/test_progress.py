@@ -139,6 +139,11 @@ def test_the_table_at_the_end() -> None:
     ]
 
 
+def test_the_table_of_a_run_that_took_no_step() -> None:
+    out = shown(Console(file=io.StringIO(), force_terminal=False), [event(1.0, "the engine did not start", "error")])
+    assert "error: the engine did not start" in out and "steps      0 in 0:01, stopped before the end" in out
+
+
 def test_the_table_counts_groups_once_the_learner_has_said_them() -> None:
     final = {"kind": "final", "time": 11.0, "finished": True, "step": 3, "version": 3, "outstanding": 0}
     final |= {"groups_trained": 12, "groups_lost": 0, "groups_trained_twice": 0, "dead_letters": 1}

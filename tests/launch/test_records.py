@@ -58,8 +58,13 @@ def test_summary_of_an_empty_run() -> None:
 def test_learner_numbers() -> None:
     tally = Tally(100.0)
     for n, reward in enumerate((0.1, 0.2, 0.3, 0.6, 0.9), start=1):
-        values = {"reward_mean": reward, "tokens_trained": 100 * n, "staleness_mean": n, "staleness_max": n + 1}
-        times = {"train_s": 0.6, "wait_s": 0.3, "publish_s": 0.1, "step_s": 1.0}
+        values: dict[str, Any] = {
+            "reward_mean": reward,
+            "tokens_trained": 100 * n,
+            "staleness_mean": n,
+            "staleness_max": n + 1,
+        }
+        times: dict[str, Any] = {"train_s": 0.6, "wait_s": 0.3, "publish_s": 0.1, "step_s": 1.0}
         tally.add(step(n, time=110.0 + n, groups=4, tokens_too_old=2, **values, **times))
     tally.add(evaluation(0, 0.25, time=110))
     tally.add(evaluation(5, 0.75, time=116))

@@ -1,5 +1,6 @@
 import pytest
 import torch
+
 from areal.learner.advantage import group_normalised
 
 

@@ -3,13 +3,14 @@ import inspect
 import numpy as np
 import pytest
 import torch
-from areal.broker.errors import ModelError
-from areal.learner import attention
-from areal.learner.attention import PACKED, Segments, packed_attention
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 from transformers import AttentionInterface
+
+from areal.broker.errors import ModelError
+from areal.learner import attention
+from areal.learner.attention import PACKED, Segments, packed_attention
 
 HEADS, KV_HEADS, HEAD_DIM = 4, 2, 8
 

@@ -3,8 +3,9 @@ from dataclasses import fields
 
 import pytest
 import torch
-from areal.learner.objective import Objective, decoupled_ppo
 from torch import Tensor
+
+from areal.learner.objective import Objective, decoupled_ppo
 
 CLIP = {"clip_low": 0.2, "clip_high": 0.3, "max_behaviour_weight": 2.0}
 

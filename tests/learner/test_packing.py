@@ -1,10 +1,11 @@
 import numpy as np
 import pytest
 import torch
-from areal.broker.trajectory import NOT_AN_ACTION, TokenTrajectory
-from areal.learner.packing import pack, split_by_tokens
 from hypothesis import given
 from hypothesis import strategies as st
+
+from areal.broker.trajectory import NOT_AN_ACTION, TokenTrajectory
+from areal.learner.packing import pack, split_by_tokens
 
 
 def trajectory(tokens: list[int], versions: list[int]) -> TokenTrajectory:

@@ -1,0 +1,265 @@
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import peft
+import pytest
+import torch
+from torch import Tensor
+from transformers import (
+    AutoModelForCausalLM,
+    CohereConfig,
+    CohereForCausalLM,
+    LlamaConfig,
+    LlamaForCausalLM,
+    MambaConfig,
+    MambaForCausalLM,
+    MistralConfig,
+    MistralForCausalLM,
+    PreTrainedModel,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+)
+
+from areal.broker.errors import ModelError
+from areal.broker.trajectory import NOT_AN_ACTION, TokenTrajectory
+from areal.learner import policy as policy_module
+from areal.learner.config import LoraConfig, ModelConfig
+from areal.learner.packing import pack
+from areal.learner.policy import TokenPolicy
+
+VOCAB = 50
+SIZES: dict[str, Any] = {
+    "vocab_size": VOCAB,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 128,
+    "initializer_range": 0.2,  # sharp enough that a wrong attention shows in the log-probabilities
+}
+LENGTHS = (9, 31, 2, 30, 17)
+
+
+def model(kind: str = "llama", **options: Any) -> PreTrainedModel:
+    torch.manual_seed(0)
+    made: PreTrainedModel = {
+        "llama": lambda: LlamaForCausalLM(LlamaConfig(**SIZES | options)),
+        "qwen2": lambda: Qwen2ForCausalLM(Qwen2Config(**SIZES | options)),
+        "qwen3": lambda: Qwen3ForCausalLM(Qwen3Config(**SIZES | {"head_dim": 16} | options)),
+        "mistral": lambda: MistralForCausalLM(MistralConfig(**SIZES | {"head_dim": 8} | options)),
+        "cohere": lambda: CohereForCausalLM(CohereConfig(**SIZES | {"logit_scale": 0.0625} | options)),
+        "mamba": lambda: MambaForCausalLM(MambaConfig(vocab_size=VOCAB, hidden_size=32, num_hidden_layers=2)),
+    }[kind]()
+    return made.eval()
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    model().save_pretrained(tmp_path)
+    return tmp_path
+
+
+def load(folder: Path, **options: Any) -> TokenPolicy:
+    return TokenPolicy(folder, ModelConfig(path=str(folder), **options))
+
+
+def trajectories(lengths: tuple[int, ...] = LENGTHS) -> list[TokenTrajectory]:
+    """Half prompt, then answer, with a token in the middle of it that the policy did not choose."""
+    generator = np.random.default_rng(0)
+    made = []
+    for length in lengths:
+        versions = np.zeros(length, np.int32)
+        versions[: max(1, length // 2)] = NOT_AN_ACTION
+        versions[length - 3 : length - 2] = NOT_AN_ACTION
+        tokens = generator.integers(0, VOCAB, length).astype(np.int32)
+        made.append(TokenTrajectory(tokens, versions, np.zeros(length, np.float32), reward=0.0))
+    return made
+
+
+def one_by_one(reference: PreTrainedModel, temperature: float) -> tuple[Tensor, Tensor]:
+    """The actions' log-probabilities and entropies, each trajectory alone through the model's own forward pass."""
+    logprobs, entropies = [], []
+    for trajectory in trajectories():
+        tokens, actions = torch.from_numpy(trajectory.tokens).long(), torch.from_numpy(trajectory.action_mask)
+        logits = reference(input_ids=tokens[None]).logits[0, :-1] / temperature
+        distribution = torch.distributions.Categorical(logits=logits[actions[1:]])
+        logprobs.append(distribution.log_prob(tokens[actions]))
+        entropies.append(distribution.entropy())
+    return torch.cat(logprobs), torch.cat(entropies)
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+@pytest.mark.parametrize("tied", [True, False], ids=["tied", "untied"])
+@pytest.mark.parametrize("kind", ["llama", "qwen2", "qwen3"])
+def test_packed_equals_one_by_one_and_so_do_the_gradients(
+    tmp_path: Path, kind: str, tied: bool, attention: str
+) -> None:
+    model(kind, tie_word_embeddings=tied).save_pretrained(tmp_path)
+    policy = load(tmp_path)
+    reference = AutoModelForCausalLM.from_pretrained(tmp_path, attn_implementation=attention).eval()
+    wanted, wanted_entropies = one_by_one(reference, temperature=0.7)
+    logprobs, entropies = policy.logprobs(pack(trajectories()), temperature=0.7)
+    torch.testing.assert_close(logprobs, wanted, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(entropies, wanted_entropies.detach(), rtol=1e-5, atol=1e-5)
+    assert not entropies.requires_grad
+
+    weight = torch.randn(len(wanted), generator=torch.Generator().manual_seed(1))
+    (wanted * weight).sum().backward()
+    (logprobs * weight).sum().backward()
+    pairs = list(zip(policy.parameters(), reference.parameters(), strict=True))
+    assert len(pairs) == len(policy.weights())
+    for mine, its in pairs:
+        assert mine.grad is not None and mine.grad.abs().max() > 0
+        torch.testing.assert_close(mine.grad, its.grad, rtol=1e-4, atol=2e-5)
+
+
+def test_chunked_equals_unchunked(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    policy, batch = load(folder), pack(trajectories())
+
+    def run() -> tuple[Tensor, Tensor, list[Tensor | None]]:
+        logprobs, entropies = policy.logprobs(batch, 0.7)
+        for parameter in policy.parameters():
+            parameter.grad = None
+        logprobs.square().sum().backward()
+        return logprobs.detach(), entropies, [parameter.grad for parameter in policy.parameters()]
+
+    whole = run()
+    monkeypatch.setattr(policy_module, "MAX_LOGITS", 7 * VOCAB)
+    assert batch.num_actions > 3 * 7
+    torch.testing.assert_close(run(), whole, rtol=1e-5, atol=1e-5)
+    with torch.no_grad():
+        torch.testing.assert_close(policy.logprobs(batch, 0.7)[0], whole[0], rtol=1e-5, atol=1e-5)
+
+
+def test_weights_have_the_names_of_the_checkpoint(tmp_path: Path) -> None:
+    for tied in (True, False):
+        model(tie_word_embeddings=tied).save_pretrained(tmp_path)
+        policy = load(tmp_path)
+        names = set(policy.weights())
+        assert ("lm_head.weight" in names) is not tied
+        assert names | {"lm_head.weight"} == set(model().state_dict())
+        assert dict(policy.named_weights()).keys() == names
+
+
+def test_loaded_weights_reach_the_optimisers_parameters(folder: Path) -> None:
+    policy, batch = load(folder), pack(trajectories())
+    parameters, before = list(policy.parameters()), policy.logprobs(batch, 1.0)[0]
+    kept = {name: tensor.clone() for name, tensor in policy.weights().items()}
+    with torch.no_grad():
+        for parameter in parameters:
+            parameter.add_(0.1)
+    assert not torch.allclose(policy.logprobs(batch, 1.0)[0], before)
+    policy.load_weights(kept)
+    assert [id(parameter) for parameter in policy.parameters()] == [id(parameter) for parameter in parameters]
+    assert policy.logprobs(batch, 1.0)[0].tolist() == before.tolist()
+
+
+def test_refuses_weights_of_another_model(folder: Path) -> None:
+    policy = load(folder)
+    weights = policy.weights()
+    with pytest.raises(ModelError, match=r"1 names differ, 'model.norm.weight' first"):
+        policy.load_weights({name: tensor for name, tensor in weights.items() if name != "model.norm.weight"})
+    with pytest.raises(ModelError, match="size mismatch"):
+        policy.load_weights(weights | {"model.norm.weight": torch.zeros(3)})
+
+
+def test_saved_folder_is_the_same_policy(folder: Path, tmp_path: Path) -> None:
+    (folder / "tokenizer.json").write_text("{}")
+    policy, batch = load(folder), pack(trajectories())
+    with torch.no_grad():
+        next(policy.parameters()).add_(0.1)
+    policy.save_pretrained(tmp_path / "saved")
+    assert (tmp_path / "saved" / "tokenizer.json").read_text() == "{}"
+    assert "areal_packed" not in (tmp_path / "saved" / "config.json").read_text()
+    wanted = policy.logprobs(batch, 1.0)[0].tolist()
+    assert load(tmp_path / "saved").logprobs(batch, 1.0)[0].tolist() == wanted
+
+
+@pytest.fixture
+def adapted(folder: Path) -> TokenPolicy:
+    """With an adapter that is not zero."""
+    policy = load(folder, lora=LoraConfig(rank=4, alpha=8))
+    with torch.no_grad():
+        for parameter in policy.parameters():
+            parameter.add_(0.05)
+    return policy
+
+
+def test_only_the_adapter_is_trained(adapted: TokenPolicy) -> None:
+    adapted.logprobs(pack(trajectories()), 1.0)[0].sum().backward()
+    every = dict(adapted._causal_lm.named_parameters())
+    trained = {name for name, parameter in every.items() if parameter.grad is not None}
+    assert trained == {name for name in every if "lora_" in name}
+    assert len(trained) == len(list(adapted.parameters())) == len(adapted.weights()) == 2 * 7 * 2
+    assert all(parameter.grad.abs().max() > 0 for parameter in adapted.parameters() if parameter.grad is not None)
+
+
+def test_the_adapter_loads_in_peft(adapted: TokenPolicy, folder: Path, tmp_path: Path) -> None:
+    """Both as a saved folder and as published weights beside the published configuration."""
+    adapted.save_pretrained(tmp_path / "adapter")
+    wanted = adapted.logprobs(pack(trajectories()), 1.0)[0].detach()
+    saved = peft.PeftModel.from_pretrained(model(), tmp_path / "adapter").eval()
+    torch.testing.assert_close(one_by_one(saved, 1.0)[0], wanted, rtol=1e-5, atol=1e-5)
+
+    config = adapted.adapter_config()
+    assert config is not None and config["r"] == 4 and any("q_proj" in name for name in config["target_modules"])
+    on_disk = json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())
+    assert config | {"target_modules": None} == on_disk | {"target_modules": None}
+    published = peft.get_peft_model(model(), peft.LoraConfig(**config)).eval()
+    assert not peft.set_peft_model_state_dict(published, adapted.weights()).unexpected_keys
+    torch.testing.assert_close(one_by_one(published, 1.0)[0], wanted, rtol=1e-5, atol=1e-5)
+
+
+def test_adapter_weights_return(adapted: TokenPolicy, folder: Path) -> None:
+    fresh, batch = load(folder, lora=LoraConfig(rank=4, alpha=8)), pack(trajectories())
+    fresh.load_weights(adapted.weights())
+    assert fresh.logprobs(batch, 1.0)[0].tolist() == adapted.logprobs(batch, 1.0)[0].tolist()
+    assert load(folder).adapter_config() is None
+
+
+@pytest.mark.parametrize("lora", [None, LoraConfig(rank=4)], ids=["full", "lora"])
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_half_precision_is_close(folder: Path, dtype: str, lora: LoraConfig | None) -> None:
+    policy, batch = load(folder, dtype=dtype, lora=lora), pack(trajectories())
+    logprobs, _ = policy.logprobs(batch, 1.0)
+    assert logprobs.dtype == torch.float32
+    torch.testing.assert_close(logprobs, load(folder).logprobs(batch, 1.0)[0], rtol=0.05, atol=0.2)
+    logprobs.sum().backward()
+    assert all(parameter.grad is not None for parameter in policy.parameters())
+    if lora is None:
+        assert {str(tensor.dtype) for tensor in policy.weights().values()} == {f"torch.{dtype}"}
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [("cohere", "its logits differ"), ("mamba", "cannot load|differ|segments")],
+)
+def test_refuses_models_that_cannot_be_packed(tmp_path: Path, kind: str, message: str) -> None:
+    model(kind).save_pretrained(tmp_path)
+    with pytest.raises(ModelError, match=message):
+        load(tmp_path)
+
+
+def test_refuses_a_segment_longer_than_the_sliding_window(tmp_path: Path) -> None:
+    model("mistral", sliding_window=20).save_pretrained(tmp_path)
+    policy = load(tmp_path)
+    assert policy.logprobs(pack(trajectories((20, 7))), 1.0)[0].isfinite().all()
+    with pytest.raises(ModelError, match="sliding window of 20 under 21 tokens"):
+        policy.logprobs(pack(trajectories((21, 7))), 1.0)
+
+
+def test_refuses_a_folder_without_a_whole_model(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="cannot load"):
+        load(tmp_path / "nothing")
+    from safetensors.torch import load_file, save_file
+
+    weights = load_file(folder / "model.safetensors")
+    del weights["model.norm.weight"]
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ModelError, match=r"lacks weights: 'model.norm.weight'"):
+        load(folder)
