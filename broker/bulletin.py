@@ -15,7 +15,7 @@ class Bulletin:
 
     def __init__(self, client: Client, run: str) -> None:
         keys = Keys(run)
-        self._client = client
+        self._client: Any = client
         self._records = keys.records
         self._order = keys.order
         self._epoch = keys.epoch

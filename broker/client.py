@@ -21,7 +21,7 @@ class Client(redis.Redis):
 
     def execute_command(self, *args: Any, **options: Any) -> Any:
         try:
-            return super().execute_command(*args, **options)
+            return super().execute_command(*args, **options)  # type: ignore[no-untyped-call]
         except (redis.ConnectionError, redis.TimeoutError) as error:
             raise BrokerUnavailable(f"{self.where} did not answer {args[0]}: {error}") from error
 
@@ -33,7 +33,7 @@ def connect(url: str, *, timeout_s: float = 30.0) -> Client:
     """
     tries = 8 + round(2 * timeout_s / MAX_BACKOFF_S)  # the jittered pauses are half of the cap on average
     try:
-        client = Client.from_url(
+        client: Any = Client.from_url(
             url,
             socket_connect_timeout=min(timeout_s, 5.0),
             socket_timeout=timeout_s + LONGEST_BLOCK_S,
@@ -45,7 +45,8 @@ def connect(url: str, *, timeout_s: float = 30.0) -> Client:
         raise BrokerUnavailable(f"broker.url: {error} (wanted redis://[user:password@]host:port/0)") from error
     client.where = "redis at " + redacted(url)
     client.ping()
-    return client
+    connected: Client = client
+    return connected
 
 
 def redacted(url: str) -> str:

@@ -94,7 +94,16 @@ def _decode(message: bytes | memoryview, kind: int, build: Callable[[dict[str, A
         return build(*_unpack(message, kind))
     except CodecError:
         raise
-    except (ValueError, TypeError, KeyError, IndexError, AttributeError, OverflowError, struct.error, RecursionError) as error:
+    except (
+        ValueError,
+        TypeError,
+        KeyError,
+        IndexError,
+        AttributeError,
+        OverflowError,
+        struct.error,
+        RecursionError,
+    ) as error:
         raise CodecError(f"not a valid {_name(kind)}: {error}") from error
 
 
@@ -121,7 +130,9 @@ def _unpack(message: bytes | memoryview, kind: int) -> tuple[dict[str, Any], dic
 
 def _view(payload: memoryview, code: str, shape: list[int], offset: int) -> NDArray[Any]:
     dtype = DTYPES[code]
-    if not 1 <= len(shape) <= 8 or not all(isinstance(n, int) and 0 <= n <= MAX_MESSAGE_BYTES for n in [*shape, offset]):
+    if not 1 <= len(shape) <= 8 or not all(
+        isinstance(n, int) and 0 <= n <= MAX_MESSAGE_BYTES for n in [*shape, offset]
+    ):
         raise CodecError(f"an array of shape {shape} at {offset} is out of bounds")
     count = 1
     for n in shape:

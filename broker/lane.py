@@ -70,7 +70,7 @@ class Lane:
 
     def __init__(self, client: Client, run: str, name: str, config: BrokerConfig) -> None:
         keys = Keys(run)
-        self._client = client
+        self._client: Any = client  # redis-py types every reply as bytes, str or None
         self._config = config
         self._epoch_key = keys.epoch
         self._prompts = keys.of(name, "prompts")
@@ -78,11 +78,11 @@ class Lane:
         self._dead = keys.of(name, "dead")
         self._issued = keys.of(name, "issued")
         self._reclaimed_at = 0.0
-        self._issue = client.register_script(scripts.ISSUE)
-        self._complete = client.register_script(scripts.COMPLETE)
+        self._issue: Any = client.register_script(scripts.ISSUE)
+        self._complete: Any = client.register_script(scripts.COMPLETE)
         self._renew = client.register_script(scripts.RENEW)
         self._release = client.register_script(scripts.RELEASE)
-        self._bury = client.register_script(scripts.BURY)
+        self._bury: Any = client.register_script(scripts.BURY)
         self._acknowledge = client.register_script(scripts.ACKNOWLEDGE)
         self._ensure_consumers()
 
@@ -226,7 +226,14 @@ class Lane:
         return leases
 
     def _bury_entry(
-        self, stream: str, consumers: str, entry: str, fields: dict[bytes, bytes], cause: str, attempts: int, worker: str
+        self,
+        stream: str,
+        consumers: str,
+        entry: str,
+        fields: dict[bytes, bytes],
+        cause: str,
+        attempts: int,
+        worker: str,
     ) -> None:
         arguments = [consumers, entry, fields.get(b"id", b"-1"), fields.get(b"body", b""), cause, attempts, worker]
         self._bury(keys=[stream, self._dead], args=arguments)
@@ -247,4 +254,3 @@ def fenced(script: Any, keys: list[str], args: list[Any]) -> Any:
         if "FENCED" not in str(error):
             raise
         raise Fenced(f"this learner's epoch {args[0]} is over ({error}): another learner leads the run now") from error
-

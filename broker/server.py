@@ -59,7 +59,11 @@ class EmbeddedRedis:
         settings = SETTINGS.format(port=self._port, password=self._password, directory=self._directory)
         with (self._directory / "redis.log").open("ab") as log:
             self._process = subprocess.Popen(
-                [binary, "-"], stdin=subprocess.PIPE, stdout=log, stderr=log, preexec_fn=_end_with_parent
+                [binary, "-"],
+                stdin=subprocess.PIPE,
+                stdout=log,
+                stderr=log,
+                preexec_fn=_end_with_parent,  # noqa: PLW1509 - it allocates nothing and takes no lock
             )
         assert self._process.stdin is not None
         self._process.stdin.write(settings.encode())

@@ -55,7 +55,10 @@ class TokenTrajectory:
     def __post_init__(self) -> None:
         for name, dtype in (("tokens", np.int32), ("versions", np.int32), ("behaviour_logprobs", np.float32)):
             array = getattr(self, name)
-            _require(array.dtype == dtype and array.ndim == 1, f"{name} is {array.dtype}{list(array.shape)}, not {dtype.__name__}[T]")
+            _require(
+                array.dtype == dtype and array.ndim == 1,
+                f"{name} is {array.dtype}{list(array.shape)}, not {dtype.__name__}[T]",
+            )
             _require(len(array) == len(self.tokens), f"{name} has {len(array)} entries for {len(self.tokens)} tokens")
         _require(bool((self.tokens >= 0).all()), "a token id is negative")
         _require(bool((self.versions >= NOT_AN_ACTION).all()), "a version is below -1")
@@ -69,7 +72,8 @@ class TokenTrajectory:
     @property
     def action_mask(self) -> NDArray[np.bool_]:
         """bool[T], true where the policy chose the token."""
-        return self.versions != NOT_AN_ACTION
+        mask: NDArray[np.bool_] = self.versions != NOT_AN_ACTION
+        return mask
 
     @property
     def num_actions(self) -> int:
@@ -92,7 +96,10 @@ class Group:
     finished_at: float = 0.0
 
     def __post_init__(self) -> None:
-        _require(isinstance(self.prompt_id, int) and self.prompt_id >= 0, f"prompt id {self.prompt_id!r} is not a position ≥ 0")
+        _require(
+            isinstance(self.prompt_id, int) and self.prompt_id >= 0,
+            f"prompt id {self.prompt_id!r} is not a position ≥ 0",
+        )
         _require(len(self.trajectories) >= 1, "a group holds at least one trajectory")
 
     @property

@@ -10,6 +10,7 @@ import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import redis
 
@@ -36,7 +37,7 @@ class WeightStore:
 
     def __init__(self, client: Client, run: str, directory: Path, *, kept: int = 3) -> None:
         keys = Keys(run)
-        self._client = client
+        self._client: Any = client
         self._stream = keys.weights
         self._epoch_key = keys.epoch
         self._directory = directory
@@ -59,7 +60,11 @@ class WeightStore:
         aside.rename(path)
         published = Published(version, path, checksum(path))
         try:
-            fenced(self._publish, [self._epoch_key, self._stream], [epoch, version, str(path), published.digest, self._kept])
+            fenced(
+                self._publish,
+                [self._epoch_key, self._stream],
+                [epoch, version, str(path), published.digest, self._kept],
+            )
         except redis.ResponseError as error:
             shutil.rmtree(path, ignore_errors=True)
             raise BrokerError(f"version {version} cannot be published: {error} is not below it") from error

@@ -77,7 +77,9 @@ def _parser() -> argparse.ArgumentParser:
     ):
         command = commands.add_parser(name, help=says, description=says.capitalize() + ".")
         command.add_argument("config", type=Path, metavar="CONFIG", help="a YAML file, as in configs/")
-        command.add_argument("overrides", nargs="*", metavar="key=value", help="settings that differ, as in learner.steps=20")
+        command.add_argument(
+            "overrides", nargs="*", metavar="key=value", help="settings that differ, as in learner.steps=20"
+        )
         command.add_argument("--debug", action="store_true", help="show the traceback of an error")
         command.set_defaults(do=do)
     return parser

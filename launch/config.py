@@ -94,7 +94,8 @@ def load_warmstart_config(path: Path, overrides: Sequence[str] = ()) -> Warmstar
 
 def to_yaml(config: BaseModel) -> str:
     """The resolved configuration, as it goes into the run directory."""
-    return OmegaConf.to_yaml(OmegaConf.create(config.model_dump(mode="json")))
+    text: str = OmegaConf.to_yaml(OmegaConf.create(config.model_dump(mode="json")))
+    return text
 
 
 def validated(model: type[Model], tree: Mapping[str, Any], path: Path) -> Model:

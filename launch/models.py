@@ -51,7 +51,7 @@ def cache_folder() -> Path:
 def _hint(places: list[Path]) -> str:
     beside = {model.parent.name: model for place in places for model in place.parent.glob("*/config.json")}
     close = difflib.get_close_matches(places[0].name, beside, n=1, cutoff=0.5)
-    return f". Did you mean {close[0]}?" if close else ""
+    return f". Did you mean {beside[close[0]].parent}?" if close else ""
 
 
 def _packaged(name: str) -> Path:
@@ -105,10 +105,11 @@ def _convert(gguf: Path, folder: Path) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     tokenizer: Any = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
-    model: Any = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name)
-    model = model.to(torch.bfloat16)
-    if hasattr(model.config, "quantization_config"):  # the weights are no longer quantised
-        del model.config.quantization_config
+    quantised: Any = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name)
+    config = quantised.config
+    del config.quantization_config  # the weights themselves are plain after loading, but refuse to be saved with it
+    model: Any = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
+    model.load_state_dict(quantised.state_dict())
     model.generation_config.eos_token_id = tokenizer.eos_token_id
     model.generation_config.pad_token_id = tokenizer.pad_token_id
     model.save_pretrained(folder)

@@ -78,7 +78,9 @@ class Driver:
                 drained_by = time.monotonic() + self._config.cluster.drain_s
                 bulletin.order(DRAIN)
             if drained_by is not None and time.monotonic() > drained_by:
-                self._say(f"not drained within {self._config.cluster.drain_s:g} s (cluster.drain_s); stopping", "warning")
+                self._say(
+                    f"not drained within {self._config.cluster.drain_s:g} s (cluster.drain_s); stopping", "warning"
+                )
                 return
             self._save_now_and_then()
         for record in bulletin.read(after, timeout_s=READ_S)[0]:
@@ -145,5 +147,3 @@ class Driver:
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
-
-

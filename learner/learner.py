@@ -1,6 +1,6 @@
 """The learner: takes the oldest groups, takes a step, publishes the weights, issues more prompts, and so on.
 
-    top up prompts ─▶ take B groups ─▶ step ─▶ publish (beside the next step) ─▶ checkpoint (beside it too) ─▶ …
+top up prompts ─▶ take B groups ─▶ step ─▶ publish (beside the next step) ─▶ checkpoint (beside it too) ─▶ …
 """
 
 import logging
@@ -60,7 +60,9 @@ class Learner:
         self._bulletin = Bulletin(client, settings.run)
         self._epoch = self._bulletin.lead()
         self._lane = Lane(client, settings.run, "train", settings.broker)
-        self._weights = WeightStore(client, settings.run, settings.directory / "weights", kept=settings.broker.weights_kept)
+        self._weights = WeightStore(
+            client, settings.run, settings.directory / "weights", kept=settings.broker.weights_kept
+        )
         self._checkpoints = CheckpointStore(settings.directory / "checkpoints", keep=settings.checkpoint.keep)
         torch.manual_seed(settings.seed)
         torch.set_num_threads(settings.learner.threads)

@@ -25,6 +25,7 @@ MAX_POSITIONS = 512
 WARMUP_STEPS = 50
 TOKENS_PER_PASS = 2048
 REPORT_EVERY = 50
+EXAMINED_ROWS = 256
 IGNORED = -100
 
 Example = tuple[list[int], int]
@@ -42,7 +43,7 @@ def pretrain(config: WarmstartConfig, report: Callable[[dict[str, Any]], None]) 
         raise ConfigError(f"warmstart.problem: {config.problem!r} has no demonstrations; those that do: {known}")
     torch.set_num_threads(config.threads)
     tokenizer = character_tokenizer(problem.prefix)
-    rows = Dataset(DatasetConfig(source=config.problem, seed=config.seed))
+    rows = Dataset(DatasetConfig(source=config.problem, seed=config.seed, eval_size=EXAMINED_ROWS))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         model = small_llama(config, tokenizer)
@@ -92,7 +93,9 @@ def _imitate(
         loss = 0.0
         for inputs_BT, targets_BT in _passes(batch):
             logits_BTV = model(inputs_BT).logits
-            part = F.cross_entropy(logits_BTV.flatten(0, 1), targets_BT.flatten(), ignore_index=IGNORED, reduction="sum")
+            part = F.cross_entropy(
+                logits_BTV.flatten(0, 1), targets_BT.flatten(), ignore_index=IGNORED, reduction="sum"
+            )
             (part / actions).backward()
             loss += part.item() / actions
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -153,38 +156,36 @@ def _padded(examples: list[Example]) -> tuple[Tensor, Tensor]:
     return ids_BT[:, :-1], targets_BT[:, 1:]
 
 
-@torch.no_grad()
 def _examine(model: Any, tokenizer: Any, rows: list[dict[str, Any]]) -> dict[str, float]:
-    """Accuracy sampled at temperature 1 and greedy, that of the completions with a trace, and the mean length."""
+    """Accuracy sampled at temperature 1 and greedy, that of the samples with a trace, and the mean length of samples."""
     model.eval()
-    prompts = [
-        tokenizer.apply_chat_template([{"role": "user", "content": row["prompt"]}], tokenize=False) for row in rows
-    ]
-    given = tokenizer(prompts, padding=True, padding_side="left", return_tensors="pt")
-    answers = [row["answer"] for row in rows]
-    sampled = _complete(model, tokenizer, given, do_sample=True)
-    greedy = _complete(model, tokenizer, given, do_sample=False)
-    right = [text.rpartition(ANSWER_MARK)[2] == answer for text, answer in zip(sampled, answers, strict=True)]
-    traced = [was for was, text in zip(right, sampled, strict=True) if not text.startswith(ANSWER_MARK)]
+    questions = [[{"role": "user", "content": row["prompt"]}] for row in rows]
+    prompts = [tokenizer.apply_chat_template(question, tokenize=False) for question in questions]
+    inputs = tokenizer(prompts, padding=True, padding_side="left", return_tensors="pt")
+    sampled, greedy = (_complete(model, tokenizer, inputs, do_sample=choice) for choice in (True, False))
+    right = [_answer(text) == row["answer"] for text, row in zip(sampled, rows, strict=True)]
+    traced = [hit for hit, text in zip(right, sampled, strict=True) if not text.startswith(ANSWER_MARK)]
+    right_greedy = [_answer(text) == row["answer"] for text, row in zip(greedy, rows, strict=True)]
     return {
         "sampled_accuracy": sum(right) / len(rows),
-        "greedy_accuracy": sum(
-            text.rpartition(ANSWER_MARK)[2] == answer for text, answer in zip(greedy, answers, strict=True)
-        )
-        / len(rows),
+        "greedy_accuracy": sum(right_greedy) / len(rows),
         "trace_accuracy": sum(traced) / max(1, len(traced)),
         "mean_tokens": sum(len(text) + 1 for text in sampled) / len(rows),
     }
 
 
-def _complete(model: Any, tokenizer: Any, given: Any, *, do_sample: bool) -> list[str]:
-    longest = MAX_POSITIONS - given["input_ids"].shape[1]
+def _complete(model: Any, tokenizer: Any, inputs: Any, *, do_sample: bool) -> list[str]:
+    given = inputs["input_ids"].shape[1]
     settings = GenerationConfig(
         do_sample=do_sample,
-        max_new_tokens=longest,
+        max_new_tokens=MAX_POSITIONS - given,
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
     )
-    ids_BT = model.generate(**given, generation_config=settings)[:, given["input_ids"].shape[1] :]
+    ids_BT = model.generate(**inputs, generation_config=settings)[:, given:]
     texts: list[str] = tokenizer.batch_decode(ids_BT, skip_special_tokens=True)
     return texts
+
+
+def _answer(text: str) -> str:
+    return text.rpartition(ANSWER_MARK)[2]

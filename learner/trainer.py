@@ -29,20 +29,38 @@ class Sample:
     advantage: float
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class MicroBatch:
-    """What one forward and backward pass works on. `keep_A` is false for tokens that are too old to learn from."""
+    """What one forward and backward pass works on. `keep_A` is false for tokens that are too old to learn from.
+
+    `prox_logprobs_A` is None where the proximal policy is the current one: at the only update of a batch.
+    """
 
     packed: PackedBatch
     advantages_A: Tensor
     keep_A: Tensor
+    prox_logprobs_A: Tensor | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class MiniBatch:
+    """What one optimiser update works on; `num_kept` counts its actions, those of groups without variance too."""
+
+    microbatches: list[MicroBatch]
+    num_kept: int
 
 
 class Trainer:
     """Takes steps with a policy and its optimiser."""
 
     def __init__(
-        self, policy: TokenPolicy, optimizer: Optimizer, config: LearnerConfig, *, max_staleness: int, temperature: float
+        self,
+        policy: TokenPolicy,
+        optimizer: Optimizer,
+        config: LearnerConfig,
+        *,
+        max_staleness: int,
+        temperature: float,
     ) -> None:
         self._policy = policy
         self._optimizer = optimizer
@@ -53,38 +71,40 @@ class Trainer:
     def step(self, groups: Sequence[Group], *, step: int, version: int) -> dict[str, float]:
         """One step on `groups` with weights of `version`; returns its measurements. Raises TrainingError.
 
-        Groups without variance have no advantage and are left out of the passes and of the mean; a batch of nothing
-        else leaves the weights as they are.
+        The loss is the mean over all actions of a minibatch. Groups without variance count in it with advantage 0, and
+        are left out of the passes; a minibatch of nothing else leaves the weights as they are.
         """
         measured = _measure_batch(groups, version, self._max_staleness)
         totals: dict[str, float] = {}
         norms, rate = [0.0], 0.0
         for minibatch in self._minibatches(groups, version):
-            num_kept = sum(int(micro.keep_A.sum()) for micro, _ in minibatch)
-            if num_kept == 0:
+            if not any(micro.keep_A.any() for micro in minibatch.microbatches):
                 continue
-            for micro, prox in minibatch:
-                for name, value in self._pass(micro, prox, num_kept, step).items():
+            for micro in minibatch.microbatches:
+                for name, value in self._pass(micro, minibatch.num_kept, step).items():
                     totals[name] = totals.get(name, 0.0) + value
             norm, rate = self._optimizer.step(step)
             norms.append(norm)
         return measured | _means(totals) | {"grad_norm": max(norms), "lr": rate}
 
-    def _minibatches(
-        self, groups: Sequence[Group], version: int
-    ) -> list[list[tuple[MicroBatch, Tensor | None]]]:
-        """Micro-batches of each minibatch, with log π_prox where it differs from log π_θ: beyond the first update."""
-        samples = _samples(groups)
+    def _minibatches(self, groups: Sequence[Group], version: int) -> list[MiniBatch]:
+        """The batch dealt into minibatches by group, with log π_prox where it differs from log π_θ."""
         count = self._config.minibatches
-        shares = [share for share in (samples[i::count] for i in range(count)) if share]
-        split = [self._microbatches(share, version) for share in shares]
-        if len(split) <= 1:
-            return [[(micro, None) for micro in minibatch] for minibatch in split]
-        with torch.no_grad():
-            return [
-                [(micro, self._policy.logprobs(micro.packed, self._temperature)[0]) for micro in minibatch]
-                for minibatch in split
-            ]
+        minibatches = [self._minibatch(share, version) for share in (groups[i::count] for i in range(count)) if share]
+        if len(minibatches) > 1:
+            with torch.no_grad():
+                for minibatch in minibatches:
+                    for micro in minibatch.microbatches:
+                        micro.prox_logprobs_A = self._policy.logprobs(micro.packed, self._temperature)[0]
+        return minibatches
+
+    def _minibatch(self, groups: Sequence[Group], version: int) -> MiniBatch:
+        num_kept = sum(
+            int(np.count_nonzero(version - t.versions[t.action_mask] <= self._max_staleness))
+            for group in groups
+            for t in group.trajectories
+        )
+        return MiniBatch(self._microbatches(_samples(groups), version), num_kept)
 
     def _microbatches(self, samples: Sequence[Sample], version: int) -> list[MicroBatch]:
         lengths = [len(sample.trajectory.tokens) for sample in samples]
@@ -97,14 +117,14 @@ class Trainer:
         keep_A = version - packed.versions <= self._max_staleness
         return MicroBatch(packed, advantages_S[packed.segment_ids], keep_A)
 
-    def _pass(self, micro: MicroBatch, prox: Tensor | None, num_kept: int, step: int) -> dict[str, float]:
+    def _pass(self, micro: MicroBatch, num_kept: int, step: int) -> dict[str, float]:
         """Forward and backward; returns the sums of the objective."""
         logprobs_A, entropy_A = self._policy.logprobs(micro.packed, self._temperature)
         device = logprobs_A.device
         clip = self._config.objective
         objective = decoupled_ppo(
             logprobs_A,
-            logprobs_A.detach() if prox is None else prox,
+            logprobs_A.detach() if micro.prox_logprobs_A is None else micro.prox_logprobs_A,
             behaviour_logprobs_A=micro.packed.behaviour_logprobs.to(device),
             advantages_A=micro.advantages_A.to(device),
             keep_A=micro.keep_A.to(device),
@@ -114,7 +134,9 @@ class Trainer:
             denominator=num_kept,
         )
         if not math.isfinite(float(objective.loss.detach())):
-            raise TrainingError(f"the loss is {float(objective.loss.detach())} at step {step}; the weights are left as they were")
+            raise TrainingError(
+                f"the loss is {float(objective.loss.detach())} at step {step}; the weights are left as they were"
+            )
         objective.loss.backward()
         sums = {field.name: float(getattr(objective, field.name).detach()) for field in fields(Objective)}
         return sums | {"entropy": float(entropy_A[micro.keep_A.to(device)].sum())}
@@ -146,10 +168,10 @@ def _measure_batch(groups: Sequence[Group], version: int, max_staleness: int) ->
         "truncated_fraction": float(np.mean([t.finish_reason == "length" for t in trajectories])),
         "staleness_mean": float(young.mean()) if len(young) else 0.0,
         "staleness_max": int(young.max(initial=0)),
-        "tokens_too_old": int(len(staleness) - len(young)),
+        "tokens_too_old": len(staleness) - len(young),
         "groups": len(groups),
         "groups_without_variance": int(sum(group.rewards.min() == group.rewards.max() for group in groups)),
-        "tokens_trained": int(len(staleness)),
+        "tokens_trained": len(staleness),
     }
 
 
@@ -158,7 +180,7 @@ def _means(totals: dict[str, float]) -> dict[str, float]:
     kept = totals.get("num_kept", 0.0)
     names = ("loss", "entropy", "clipped_fraction", "capped_fraction", "behaviour_weight_mean", "behaviour_ess")
     if kept == 0:
-        return dict.fromkeys(names + ("kl_behaviour_prox", "kl_prox_current"), 0.0)
+        return dict.fromkeys((*names, "kl_behaviour_prox", "kl_prox_current"), 0.0)
     return {
         "loss": totals["loss"],
         "entropy": totals["entropy"] / kept,

@@ -12,7 +12,9 @@ class SamplingConfig(BaseModel):
 
     temperature: float = Field(1.0, gt=0, description="divides the logits, at the learner too")
     max_tokens: int = Field(256, ge=1, description="longest answer; a longer one is cut and marked as such")
-    stop: list[str] = Field(default_factory=list, description="strings that end an answer, beside the end-of-text token")
+    stop: list[str] = Field(
+        default_factory=list, description="strings that end an answer, beside the end-of-text token"
+    )
 
 
 class EngineConfig(BaseModel):
@@ -25,7 +27,9 @@ class EngineConfig(BaseModel):
     kv_cache_mib: int = Field(512, ge=16, description="memory for the KV cache on a CPU")
     gpu_memory_utilization: float = Field(0.85, gt=0, le=1, description="share of a GPU's memory that vLLM takes")
     tensor_parallel_size: int = Field(1, ge=1, description="GPUs that share one engine")
-    args: dict[str, Any] = Field(default_factory=dict, description="further fields of vLLM's AsyncEngineArgs, as they are")
+    args: dict[str, Any] = Field(
+        default_factory=dict, description="further fields of vLLM's AsyncEngineArgs, as they are"
+    )
 
 
 class RolloutConfig(BaseModel):

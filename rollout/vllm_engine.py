@@ -19,7 +19,7 @@ from .config import EngineConfig
 from .engine import Completion, Request
 
 QUIET = {
-    "VLLM_LOGGING_LEVEL": "WARNING",
+    "VLLM_LOGGING_LEVEL": "ERROR",
     "VLLM_NO_USAGE_STATS": "1",
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # the engine process hosts its worker itself: one process fewer
     "TORCHDYNAMO_DISABLE": "1",  # compiling the log-probability kernel costs 3 s at the first request
@@ -79,8 +79,8 @@ class VllmEngine:
                 request_id=f"{self._version}-{next(self._ids)}",
                 lora_request=self._lora,
             )
-            async for output in stream:
-                pass
+            async for final in stream:
+                output = final
         except (EngineDeadError, EngineGenerateError) as error:
             raise EngineDied(f"the engine died under a request: {error!r}") from error
         except ValueError as error:

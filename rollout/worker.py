@@ -1,8 +1,8 @@
 """The rollout worker: leases prompts, lets a workflow answer them, and completes the groups, until told to drain.
 
-    lease ─▶ wait for weights ≥ min_version ─▶ workflow (generate, score) ─▶ complete
-      │                                             │ fails
-      └────────── renewed while it runs             └─▶ handed back, tried again, at last dead-lettered
+lease ─▶ wait for weights ≥ min_version ─▶ workflow (generate, score) ─▶ complete
+  │                                             │ fails
+  └────────── renewed while it runs             └─▶ handed back, tried again, at last dead-lettered
 """
 
 import asyncio

@@ -6,6 +6,7 @@ import numpy as np
 import peft
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import (
     AutoModelForCausalLM,
@@ -210,9 +211,12 @@ def test_the_adapter_loads_in_peft(adapted: TokenPolicy, folder: Path, tmp_path:
     assert config is not None and config["r"] == 4 and any("q_proj" in name for name in config["target_modules"])
     on_disk = json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())
     assert config | {"target_modules": None} == on_disk | {"target_modules": None}
-    published = peft.get_peft_model(model(), peft.LoraConfig(**config)).eval()
-    assert not peft.set_peft_model_state_dict(published, adapted.weights()).unexpected_keys
-    torch.testing.assert_close(one_by_one(published, 1.0)[0], wanted, rtol=1e-5, atol=1e-5)
+    published = tmp_path / "published"
+    published.mkdir()
+    (published / "adapter_config.json").write_text(json.dumps(config))
+    save_file(adapted.weights(), published / "adapter_model.safetensors")
+    loaded = peft.PeftModel.from_pretrained(model(), published).eval()
+    torch.testing.assert_close(one_by_one(loaded, 1.0)[0], wanted, rtol=1e-5, atol=1e-5)
 
 
 def test_adapter_weights_return(adapted: TokenPolicy, folder: Path) -> None:
@@ -237,7 +241,7 @@ def test_half_precision_is_close(folder: Path, dtype: str, lora: LoraConfig | No
 
 @pytest.mark.parametrize(
     ("kind", "message"),
-    [("cohere", "its logits differ"), ("mamba", "cannot load|differ|segments")],
+    [("cohere", "its logits differ"), ("mamba", "its logits differ")],
 )
 def test_refuses_models_that_cannot_be_packed(tmp_path: Path, kind: str, message: str) -> None:
     model(kind).save_pretrained(tmp_path)
@@ -256,8 +260,6 @@ def test_refuses_a_segment_longer_than_the_sliding_window(tmp_path: Path) -> Non
 def test_refuses_a_folder_without_a_whole_model(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="cannot load"):
         load(tmp_path / "nothing")
-    from safetensors.torch import load_file, save_file
-
     weights = load_file(folder / "model.safetensors")
     del weights["model.norm.weight"]
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
