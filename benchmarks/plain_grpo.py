@@ -26,6 +26,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from areal.learner.config import DatasetConfig
 from areal.learner.dataset import Dataset
+from areal.rewards.after_hash import after_hash
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 TOKENS_PER_PASS = 2048  # what stays in a core's cache: 8192 take twice as long a token
@@ -48,7 +49,7 @@ class Line:
     wall_s: float
     accuracy: float
     eval_tokens: float
-    reward: float
+    reward: float | None
     tokens_per_s: float
     generating: float
 
@@ -67,7 +68,7 @@ class Policy:
         completions = self._generate(prompts, group, generator)
         texts = self.tokenizer.batch_decode(completions, skip_special_tokens=True)
         return [
-            Sample(prompts[i // group], completion, float(text.rpartition("#")[2] == rows[i // group]["answer"]))
+            Sample(prompts[i // group], completion, after_hash(text, rows[i // group]["answer"]))
             for i, (completion, text) in enumerate(zip(completions, texts, strict=True))
         ]
 
@@ -175,35 +176,41 @@ def train(options: argparse.Namespace) -> list[Line]:
     policy = Policy(options.model or CONFIGS / "models" / options.problem)
     rows = Dataset(DatasetConfig(source=options.problem, seed=options.seed, eval_size=options.eval_size))
     optimizer = torch.optim.AdamW(policy.model.parameters(), lr=options.lr, betas=(0.9, 0.99), weight_decay=0.0)
+    rate = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: min(1.0, (step + 1) / options.warmup))
     generator = torch.Generator().manual_seed(options.seed)
-    lines: list[Line] = []
     wall_s = generating_s = 0.0
-    tokens, reward = 0, float("nan")
-    print("  step   wall_s  accuracy  eval_tok  reward   tok/s  generating")
+    tokens, reward = 0, None
+    lines: list[Line] = []
     for step in range(options.steps + 1):
         if step % options.eval_every == 0 or step == options.steps:
             accuracy, length = evaluate(policy, rows, options.seed)
-            speed, share = tokens / max(wall_s, 1e-9), generating_s / max(wall_s, 1e-9)
-            line = Line(step, wall_s, accuracy, length, reward, speed, share)
-            lines.append(line)
-            print(
-                f"{step:6d} {wall_s:8.2f} {accuracy:9.3f} {length:9.1f} {reward:7.3f} {speed:7.0f} {share:11.2f}",
-                flush=True,
-            )
+            elapsed_s = max(wall_s, 1e-9)
+            lines.append(Line(step, wall_s, accuracy, length, reward, tokens / elapsed_s, generating_s / elapsed_s))
+            print_last(lines)
         if step == options.steps:
             break
-        started = time.perf_counter()
         batch = [rows.train_row(step * options.prompts + i) for i in range(options.prompts)]
+        started = time.perf_counter()
         samples = policy.samples(batch, options.group, generator)
-        generated = time.perf_counter()
-        for parameters in optimizer.param_groups:
-            parameters["lr"] = options.lr * min(1.0, (step + 1) / options.warmup)
+        generating_s += time.perf_counter() - started
         update(policy, optimizer, samples, options.group)
+        rate.step()
         wall_s += time.perf_counter() - started
-        generating_s += generated - started
         tokens += sum(len(s.completion) for s in samples)
         reward = statistics.fmean(s.reward for s in samples)
     return lines
+
+
+def print_last(lines: list[Line]) -> None:
+    if len(lines) == 1:
+        print("  step   wall_s  accuracy  eval_tok  reward   tok/s  generating")
+    x = lines[-1]
+    print(
+        f"{x.step:6d} {x.wall_s:8.2f} {x.accuracy:9.3f} {x.eval_tokens:9.1f}"
+        f" {'' if x.reward is None else format(x.reward, '.3f'):>7} {x.tokens_per_s:7.0f}"
+        f" {x.generating:11.2f}",
+        flush=True,
+    )
 
 
 def evaluate(policy: Policy, rows: Dataset, seed: int) -> tuple[float, float]:

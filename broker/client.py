@@ -1,6 +1,8 @@
 """A connection to Redis that backs off, gives up at its deadline, and says whom it waited for."""
 
-from typing import Any
+import time
+from collections.abc import Callable
+from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 import redis
@@ -9,9 +11,42 @@ from redis.retry import Retry
 
 from .errors import BrokerUnavailable
 
+T = TypeVar("T")
+
 MAX_BACKOFF_S = 1.0
 LONGEST_BLOCK_S = 1.0
 """No call blocks in the server for longer: whoever waits longer asks again, and notices in between."""
+
+
+class Patience(Retry):
+    """Tries again until `timeout_s` after the first try began; what is tried within a try shares its deadline."""
+
+    def __init__(self, timeout_s: float) -> None:
+        super().__init__(ExponentialWithJitterBackoff(base=0.02, cap=MAX_BACKOFF_S), -1)
+        self._timeout_s = timeout_s
+        self._deadline: float | None = None
+
+    def call_with_retry(
+        self,
+        do: Callable[[], T],
+        fail: Callable[..., Any],
+        is_retryable: Callable[[Exception], bool] | None = None,
+        with_failure_count: bool = False,
+    ) -> T:
+        """What `do` returns; raises its error where it is no connection's, or came past the deadline."""
+        outermost = self._deadline is None
+        deadline = self._deadline = self._deadline or time.monotonic() + self._timeout_s
+
+        def failed(error: Exception, *count: int) -> None:
+            fail(error, *count)
+            if time.monotonic() >= deadline or isinstance(error, redis.AuthenticationError):
+                raise error
+
+        try:
+            return super().call_with_retry(do, failed, is_retryable, with_failure_count)
+        finally:
+            if outermost:
+                self._deadline = None
 
 
 class Client(redis.Redis):
@@ -31,13 +66,12 @@ def connect(url: str, *, timeout_s: float = 30.0) -> Client:
 
     A server that goes away later is waited for just as long, with jittered back-off between the tries.
     """
-    tries = 8 + round(2 * timeout_s / MAX_BACKOFF_S)  # the jittered pauses are half of the cap on average
     try:
         client: Any = Client.from_url(
             url,
             socket_connect_timeout=min(timeout_s, 5.0),
             socket_timeout=timeout_s + LONGEST_BLOCK_S,
-            retry=Retry(ExponentialWithJitterBackoff(base=0.02, cap=MAX_BACKOFF_S), tries),
+            retry=Patience(timeout_s),
             retry_on_error=[redis.ConnectionError, redis.TimeoutError],
             health_check_interval=15,
         )

@@ -34,6 +34,8 @@ _PREAMBLE = struct.Struct("<BBIxx")
 
 def encode_prompt(prompt: Prompt) -> bytes:
     """Bytes of a prompt; raises CodecError if its row holds anything but JSON values."""
+    if not _is_json(prompt.row):
+        raise CodecError(f"the row of prompt {prompt.id} holds more than JSON values")
     header = {"id": prompt.id, "min_version": prompt.min_version, "group_size": prompt.group_size, "row": prompt.row}
     return _pack(_PROMPT, header, {})
 
@@ -159,6 +161,8 @@ def _group_of(header: dict[str, Any], arrays: dict[str, NDArray[Any]]) -> Group:
     trajectories, token, span, logprob = [], 0, 0, 0
     for length, num_spans, reward, parts, finish_reason in zip(*columns, strict=True):
         versions = np.repeat(*spans[span : span + num_spans].T)
+        if length != len(versions):
+            raise CodecError(f"a trajectory of {length} tokens has versions for {len(versions)}")
         mask = versions != NOT_AN_ACTION
         filled = np.zeros(length, np.float32)
         num_actions = int(np.count_nonzero(mask))
@@ -171,6 +175,14 @@ def _group_of(header: dict[str, Any], arrays: dict[str, NDArray[Any]]) -> Group:
         raise CodecError("a group has bytes left over")
     fields = {name: header[name] for name in ("prompt_id", "worker", "started_at", "finished_at")}
     return Group(trajectories=tuple(trajectories), **fields)
+
+
+def _is_json(value: Any) -> bool:
+    if isinstance(value, dict):
+        return all(isinstance(key, str) and _is_json(inner) for key, inner in value.items())
+    if isinstance(value, list):
+        return all(_is_json(inner) for inner in value)
+    return value is None or isinstance(value, str | bool | int | float)
 
 
 def _name(kind: int) -> str:

@@ -78,6 +78,7 @@ class Lane:
         self._dead = keys.of(name, "dead")
         self._issued = keys.of(name, "issued")
         self._reclaimed_at = 0.0
+        self._depth: Any = client.register_script(scripts.DEPTH)
         self._issue: Any = client.register_script(scripts.ISSUE)
         self._complete: Any = client.register_script(scripts.COMPLETE)
         self._renew = client.register_script(scripts.RENEW)
@@ -90,12 +91,7 @@ class Lane:
 
     def depth(self) -> Depth:
         """What the lane holds, at one instant."""
-        with self._client.pipeline(transaction=True) as pipe:
-            pipe.get(self._issued)
-            for stream in (self._prompts, self._groups, self._dead):
-                pipe.xlen(stream)
-            issued, prompts, groups, dead = pipe.execute()
-        return Depth(int(issued or 0), prompts, groups, dead)
+        return Depth(*self._depth(keys=[self._issued, self._prompts, self._groups, self._dead]))
 
     def issue(self, prompts: Sequence[Prompt], *, epoch: int) -> int:
         """Issue prompts at consecutive positions; returns the number issued so far. Raises Fenced."""
@@ -196,8 +192,17 @@ class Lane:
             return []
         self._reclaimed_at = time.monotonic()
         min_idle_ms = round(1000 * self._config.lease_s)
+        cursor = b"0-0"
+        claimed: list[tuple[bytes, dict[bytes, bytes]]] = []
         try:
-            claimed = self._client.xautoclaim(self._prompts, CONSUMERS, worker, min_idle_ms, count=count)[1]
+            while len(claimed) < count:  # one call looks at 10 leases for each that is wanted
+                room = count - len(claimed)
+                cursor, found, *_ = self._client.xautoclaim(
+                    self._prompts, CONSUMERS, worker, min_idle_ms, start_id=cursor, count=room
+                )
+                claimed += found
+                if cursor == b"0-0":
+                    break
         except redis.ResponseError as error:
             if not str(error).startswith("NOGROUP"):
                 raise

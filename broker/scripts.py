@@ -9,6 +9,13 @@ local epoch = redis.call('GET', KEYS[1])
 if epoch ~= ARGV[1] then return redis.error_reply('FENCED ' .. tostring(epoch)) end
 """
 
+# KEYS issued, prompts, groups, dead → their numbers.
+DEPTH = """
+local found = {tonumber(redis.call('GET', KEYS[1]) or '0')}
+for i = 2, 4 do found[i] = redis.call('XLEN', KEYS[i]) end
+return found
+"""
+
 # KEYS epoch, prompts, issued; ARGV epoch, position of the first body, bodies… → positions issued so far.
 # A position below `issued` was issued before (a retried call), and is passed over.
 ISSUE = (
@@ -77,10 +84,12 @@ return gone
 )
 
 # KEYS epoch, weights; ARGV epoch, version, path, digest, kept → 1; refuses a version that is not above the last.
+# The very announcement that is there already (a retried call) is passed over.
 PUBLISH = (
     FENCE
     + """
 local last = redis.call('XREVRANGE', KEYS[2], '+', '-', 'COUNT', 1)
+if last[1] and last[1][2][2] == ARGV[2] and last[1][2][4] == ARGV[3] and last[1][2][6] == ARGV[4] then return 1 end
 if last[1] and tonumber(last[1][2][2]) >= tonumber(ARGV[2]) then
   return redis.error_reply('VERSION ' .. last[1][2][2])
 end

@@ -20,7 +20,7 @@ SETTINGS = """\
 bind 127.0.0.1
 port {port}
 requirepass {password}
-dir {directory}
+dir "{directory}"
 daemonize no
 save ""
 appendonly yes

@@ -67,6 +67,12 @@ class TokenTrajectory:
         _require(bool(np.isfinite(logprobs).all()), "a behaviour log-probability is not finite")
         _require(bool((logprobs <= 1e-3).all()), f"a behaviour log-probability is positive ({logprobs.max():.3g})")
         _require(bool(np.isfinite(self.reward)), f"the reward is {self.reward}")
+        parts = self.reward_parts
+        _require(
+            isinstance(parts, dict)
+            and all(isinstance(k, str) and isinstance(v, int | float) for k, v in parts.items()),
+            f"reward_parts is no mapping of names to numbers: {parts!r:.200}",
+        )
         _require(self.finish_reason in FINISH_REASONS, f"finish_reason is {self.finish_reason!r}")
 
     @property
@@ -99,6 +105,11 @@ class Group:
         _require(
             isinstance(self.prompt_id, int) and self.prompt_id >= 0,
             f"prompt id {self.prompt_id!r} is not a position ≥ 0",
+        )
+        _require(isinstance(self.worker, str), f"worker is {self.worker!r:.200}, not a name")
+        _require(
+            isinstance(self.started_at, int | float) and isinstance(self.finished_at, int | float),
+            f"the times of a group are {self.started_at!r:.200} and {self.finished_at!r:.200}, not Unix seconds",
         )
         _require(len(self.trajectories) >= 1, "a group holds at least one trajectory")
 

@@ -28,8 +28,19 @@ READ_S = 0.25
 def execute(config: RunConfig, config_folder: Path) -> int:
     """Run, or resume, a configuration; returns the exit code: 0 done, 130 drained on request. Raises ArealError."""
     model_path = str(resolve_model(config.model.path, config_folder))
+    _check(config)
     with RunDirectory(config.path, config=to_yaml(config)) as rundir, Progress(config.run) as progress:
         return Driver(config, model_path, rundir, progress).run()
+
+
+def _check(config: RunConfig) -> None:
+    """Find what is wrong with the data and the rewards before any process is started. Raises ConfigError."""
+    from ..learner.dataset import Dataset
+    from ..rewards.loading import load_reward
+
+    Dataset(config.dataset)
+    for reward in config.rewards.functions:
+        load_reward(reward.name)
 
 
 class Driver:

@@ -114,15 +114,13 @@ def packed_attention(
     """
     if segments is None:
         raise ModelError(f"{type(module).__name__} got no segments: the model does not hand them down to its attention")
-    unsupported = [name for name in UNSUPPORTED if kwargs.get(name) is not None]
+    wanted = [name for name in UNSUPPORTED if kwargs.get(name) is not None]
     if attention_mask is not None or dropout or kwargs.get("is_causal") is False:
-        unsupported.append("a mask, dropout or attention that is not causal")
+        wanted.append("a mask, dropout or attention that is not causal")
     if sliding_window is not None and segments.max_length > sliding_window:
-        unsupported.append(f"a sliding window of {sliding_window} under {segments.max_length} tokens")
-    if unsupported:
-        raise ModelError(
-            f"{type(module).__name__} needs {', '.join(unsupported)}: packed training does not compute that"
-        )
+        wanted.append(f"a sliding window of {sliding_window} (the longest segment has {segments.max_length} tokens)")
+    if wanted:
+        raise ModelError(f"{type(module).__name__} wants {', '.join(wanted)}, which packed attention does not compute")
     query_NHD, key_NHD, value_NHD = (tensor[0].transpose(0, 1) for tensor in (query, key, value))
     attend = _flash if _flash_fits(query_NHD, value_NHD) else _bucketed
     return attend(query_NHD, key_NHD, value_NHD, segments, scaling)[None], None

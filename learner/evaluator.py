@@ -78,9 +78,14 @@ class Evaluator:
             deliveries, after = self._lane.take(after, count=len(self._rows), timeout_s=0.5)
             groups |= {d.group.prompt_id: d.group for d in deliveries if d.group.prompt_id >= first}
             self._lane.acknowledge([d.entry for d in deliveries], epoch=self._epoch)
-            if len(groups) == len(self._rows) or (not deliveries and self._lane.depth().prompts == 0):
+            if len(groups) == len(self._rows) or (not deliveries and self._is_empty()):
                 return list(groups.values())
         return []
+
+    def _is_empty(self) -> bool:
+        """Whether nothing of the round is still to come."""
+        depth = self._lane.depth()
+        return depth.prompts == 0 and depth.groups == 0
 
 
 def _record(groups: list[Group], step: int) -> dict[str, Any]:

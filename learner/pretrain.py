@@ -3,6 +3,7 @@
 What comes out is a model to start reinforcement learning from: it can work a problem out, but mostly it guesses.
 """
 
+import itertools
 import math
 import time
 from collections.abc import Callable, Iterator
@@ -15,6 +16,7 @@ from torch import Tensor
 from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM
 
 from ..broker.errors import ConfigError
+from ..rewards.after_hash import after_hash
 from .config import DatasetConfig, WarmstartConfig
 from .dataset import Dataset
 from .problems import ANSWER_MARK, PROBLEMS
@@ -121,17 +123,15 @@ def _batches(config: WarmstartConfig, rows: Dataset, tokenizer: Any) -> Iterator
     problem = PROBLEMS[config.problem]
     rng = Random(config.seed)
     shares = {"lazy_fraction": config.lazy_fraction, "wrong_fraction": config.wrong_fraction}
-    position = 0
-    while True:
+    for start in itertools.count(step=config.batch_size):
         batch = []
-        for position in range(position, position + config.batch_size):
+        for position in range(start, start + config.batch_size):
             row = rows.train_row(position)
             question = {"role": "user", "content": row["prompt"]}
             answer = {"role": "assistant", "content": problem.demonstration(row, rng, **shares)}
             prompt = tokenizer.apply_chat_template([question], add_generation_prompt=True, tokenize=False)
             text = tokenizer.apply_chat_template([question, answer], tokenize=False)
             batch.append((tokenizer.encode(text), len(prompt)))
-        position += 1
         yield batch
 
 
@@ -163,9 +163,9 @@ def _examine(model: Any, tokenizer: Any, rows: list[dict[str, Any]]) -> dict[str
     prompts = [tokenizer.apply_chat_template(question, tokenize=False) for question in questions]
     inputs = tokenizer(prompts, padding=True, padding_side="left", return_tensors="pt")
     sampled, greedy = (_complete(model, tokenizer, inputs, do_sample=choice) for choice in (True, False))
-    right = [_answer(text) == row["answer"] for text, row in zip(sampled, rows, strict=True)]
+    right = [after_hash(text, row["answer"]) for text, row in zip(sampled, rows, strict=True)]
     traced = [hit for hit, text in zip(right, sampled, strict=True) if not text.startswith(ANSWER_MARK)]
-    right_greedy = [_answer(text) == row["answer"] for text, row in zip(greedy, rows, strict=True)]
+    right_greedy = [after_hash(text, row["answer"]) for text, row in zip(greedy, rows, strict=True)]
     return {
         "sampled_accuracy": sum(right) / len(rows),
         "greedy_accuracy": sum(right_greedy) / len(rows),
@@ -185,7 +185,3 @@ def _complete(model: Any, tokenizer: Any, inputs: Any, *, do_sample: bool) -> li
     ids_BT = model.generate(**inputs, generation_config=settings)[:, given:]
     texts: list[str] = tokenizer.batch_decode(ids_BT, skip_special_tokens=True)
     return texts
-
-
-def _answer(text: str) -> str:
-    return text.rpartition(ANSWER_MARK)[2]

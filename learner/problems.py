@@ -5,7 +5,7 @@ at once, mostly a wrong one. A model that imitates them can solve the problem bu
 learning has to find is that working it out pays.
 
     sort    7391  →  7;37;379;1379#1379         each digit inserted into those before it
-    count   kq03  →  01lr02ms03nt#nt            two letters shifted n places round the alphabet, by counting to n
+    count   03kq  →  02lr01ms00nt#nt            two letters shifted n places round the alphabet, by counting down from n
 """
 
 import string
@@ -59,12 +59,12 @@ def _count_row(rng: Random) -> Row:
     while not 1 <= places <= COUNT_MAX:
         places = round(COUNT_MEDIAN * rng.lognormvariate(0.0, COUNT_SIGMA))
     letters = "".join(rng.choices(string.ascii_lowercase, k=2))
-    return {"prompt": f"{letters}{places:02d}", "answer": _shift(letters, places)}
+    return {"prompt": f"{places:02d}{letters}", "answer": _shift(letters, places)}
 
 
 def _count_trace(prompt: str) -> str:
-    letters, places = prompt[:2], int(prompt[2:])
-    return "".join(f"{count:02d}{_shift(letters, count)}" for count in range(1, places + 1))
+    places, letters = int(prompt[:2]), prompt[2:]
+    return "".join(f"{places - done:02d}{_shift(letters, done)}" for done in range(1, places + 1))
 
 
 def _shift(letters: str, places: int) -> str:

@@ -80,10 +80,10 @@ class GroupSource:
 
     def acknowledge(self, entries: list[str]) -> None:
         """Remove groups from the broker, once a checkpoint that covers them is durable. Raises Fenced."""
-        self._lane.acknowledge(entries, epoch=self._epoch)
-        with self._changed:
+        with self._changed:  # first here, then there: the feeder in between sees too many groups, never too few
             gone = set(entries)
             self._settled = [entry for entry in self._settled if entry not in gone]
+        self._lane.acknowledge(entries, epoch=self._epoch)
 
     def settled(self) -> list[str]:
         """The entries to acknowledge once what has been trained up to now is durable."""

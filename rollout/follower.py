@@ -17,6 +17,7 @@ class WeightFollower:
         self._store = store
         self._engine = engine
         self._timeout_s = timeout_s
+        self._loading = asyncio.Lock()
         self._changed = asyncio.Condition()
         self._pauses_s: list[float] = []
         self.version = -1
@@ -29,9 +30,13 @@ class WeightFollower:
             if newest is not None:
                 await self._load(newest)
 
+    def forget(self) -> None:
+        """The engine has lost its weights: whoever waits for a version waits until they are loaded again."""
+        self.version = -1
+
     async def reload(self) -> None:
         """Load the newest version into an engine that has lost its own."""
-        self.version = -1
+        self.forget()
         deadline = asyncio.get_running_loop().time() + self._timeout_s
         while self.version < 0:
             if asyncio.get_running_loop().time() > deadline:
@@ -65,7 +70,10 @@ class WeightFollower:
             logger.warning("passing over weights: %s", error)
             await asyncio.sleep(0.1)
             return
-        pause_s = await self._engine.update_weights(published.version, published.path)
+        async with self._loading:
+            if published.version <= self.version:
+                return
+            pause_s = await self._engine.update_weights(published.version, published.path)
         async with self._changed:
             self._pauses_s.append(pause_s)
             self.updates += 1

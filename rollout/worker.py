@@ -78,6 +78,8 @@ class RolloutWorker:
                 for task in [*background, *unfinished]:
                     task.cancel()
             await self._hand_back(unfinished.values())
+        except BaseExceptionGroup as group:
+            raise _first(group) from group
         finally:
             await parts.engine.stop()
 
@@ -113,8 +115,11 @@ class RolloutWorker:
             else:
                 logger.info("prompt %d was already completed by another worker", lease.prompt.id)
         except Exception as error:
+            died = _engine_died(error)
+            if died and life == self._lives:
+                self._parts.follower.forget()  # so that no other prompt is tried on it meanwhile
             await self._fail(lane, lease, error)
-            if isinstance(error, EngineDied):
+            if died:
                 await self._revive(life)
 
     async def _fail(self, lane: Lane, lease: Lease, error: Exception) -> None:
@@ -172,6 +177,19 @@ class RolloutWorker:
         for lane, lease in unfinished:
             await asyncio.to_thread(lane.release, self._name, lease)
         await self._post(self._meter.record(self._parts.follower, in_flight=0))
+
+
+def _engine_died(error: BaseException) -> bool:
+    if isinstance(error, BaseExceptionGroup):
+        return error.subgroup(EngineDied) is not None
+    return isinstance(error, EngineDied)
+
+
+def _first(error: BaseException) -> BaseException:
+    """The first of the errors that ended the tasks."""
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error
 
 
 class Meter:

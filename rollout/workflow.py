@@ -38,8 +38,12 @@ class SingleTurn:
 
     async def run(self, prompt: Prompt, engine: Engine) -> list[TokenTrajectory]:
         prompt_tokens = render(prompt.row, self._tools.tokenizer)
-        episodes = [self._episode(prompt, prompt_tokens, engine) for _ in range(prompt.group_size)]
-        return list(await asyncio.gather(*episodes))
+        episodes = [asyncio.create_task(self._episode(prompt, prompt_tokens, engine)) for _ in range(prompt.group_size)]
+        try:
+            return list(await asyncio.gather(*episodes))
+        finally:
+            for episode in episodes:
+                episode.cancel()  # those left over when one failed
 
     async def _episode(self, prompt: Prompt, prompt_tokens: tuple[int, ...], engine: Engine) -> TokenTrajectory:
         sampling = self._tools.config.sampling

@@ -11,7 +11,7 @@ from areal.learner.pretrain import pretrain
 from areal.learner.tokenizer import CHARACTERS, character_tokenizer
 
 MODELS = Path(__file__).parents[2] / "configs" / "models"
-PROMPTS = {"sort": ("7391", "s7391="), "count": ("kq03", "ckq03=")}
+PROMPTS = {"sort": ("7391", "s7391="), "count": ("03kq", "c03kq=")}
 
 
 @pytest.fixture(autouse=True)

@@ -19,8 +19,8 @@ def test_rows_follow_from_the_random_state(name: str) -> None:
     ("name", "prompt", "answer", "completion"),
     [
         ("sort", "7391", "1379", "7;37;379;1379#1379"),
-        ("count", "kq03", "nt", "01lr02ms03nt#nt"),
-        ("count", "yz02", "ab", "01za02ab#ab"),
+        ("count", "03kq", "nt", "02lr01ms00nt#nt"),
+        ("count", "02yz", "ab", "01za00ab#ab"),
     ],
 )
 def test_a_demonstration_works_the_answer_out(name: str, prompt: str, answer: str, completion: str) -> None:
@@ -54,7 +54,7 @@ def test_answers_to_count_are_skewed_in_length_and_bounded() -> None:
     lengths = sorted(len(problem.demonstration(problem.row(rng), rng, **RIGHT)) + 1 for _ in range(4000))
     assert 20 <= lengths[2000] <= 32
     assert 200 <= lengths[3960] <= 300
-    assert lengths[-1] + len("ckq99=") < 512
+    assert lengths[-1] + len("c99kq=") < 512
 
 
 def test_arithmetic_is_answered_by_the_number() -> None:
