@@ -11,6 +11,7 @@ ArealError                  shown to the user without a traceback
 │   └── EngineDied          the engine is gone, and every request in it
 ├── RewardError             a reward raised, timed out or crashed: a failure, never a score
 ├── TrainingError           a loss or gradient that is not finite, or a batch that no longer fits the model
+├── RoleDied                a process of the run ended by itself
 └── DeadlineExceeded        a wait that ended without what it awaited
 
 It stands in the lowest package so that every other one may raise from it.
@@ -59,6 +60,10 @@ class RewardError(ArealError):
 
 class TrainingError(ArealError):
     """An optimiser step cannot be taken."""
+
+
+class RoleDied(ArealError):
+    """A process of the run ended by itself."""
 
 
 class DeadlineExceeded(ArealError):

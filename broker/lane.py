@@ -112,7 +112,7 @@ class Lane:
         for entry, fields in stream_entries(found):
             after = entry
             try:
-                deliveries.append(Delivery(entry, decode_group(fields[b"body"])))
+                deliveries.append(Delivery(entry, decode_group(fields.get(b"body", b""))))
             except CodecError as error:
                 self._bury_entry(self._groups, "", entry, fields, str(error), 1, "")
         return deliveries, after
@@ -219,7 +219,7 @@ class Lane:
         for raw, fields, attempt in found:
             entry = raw.decode() if isinstance(raw, bytes) else raw
             try:
-                lease = Lease(entry, decode_prompt(fields[b"body"]), attempt)
+                lease = Lease(entry, decode_prompt(fields.get(b"body", b"")), attempt)
             except CodecError as error:
                 self._bury_entry(self._prompts, CONSUMERS, entry, fields, str(error), attempt, worker)
                 continue

@@ -1,19 +1,17 @@
 """A redis-server of the run's own: on loopback, with a random password, durable to a second, gone with its starter."""
 
-import ctypes
 import importlib.util
 import secrets
 import shutil
 import signal
 import socket
 import subprocess
-import sys
 from pathlib import Path
 
 from .client import connect
 from .errors import BrokerUnavailable
+from .lifetime import begin_child
 
-PR_SET_PDEATHSIG = 1
 STOP_TIMEOUT_S = 10.0
 
 SETTINGS = """\
@@ -63,7 +61,7 @@ class EmbeddedRedis:
                 stdin=subprocess.PIPE,
                 stdout=log,
                 stderr=log,
-                preexec_fn=_end_with_parent,  # noqa: PLW1509 - it allocates nothing and takes no lock
+                preexec_fn=begin_child,  # noqa: PLW1509 - it allocates nothing and takes no lock
             )
         assert self._process.stdin is not None
         self._process.stdin.write(settings.encode())
@@ -114,10 +112,3 @@ def _free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
-
-
-def _end_with_parent() -> None:
-    """In the child, before it becomes the server: ignore the terminal's Ctrl-C, and die with the parent."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)

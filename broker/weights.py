@@ -49,13 +49,16 @@ class WeightStore:
 
         Raises Fenced for a learner whose epoch is over, and BrokerError for a version that is not above the last one.
         """
+        path = self._directory / f"{version:08d}-{epoch}"
+        latest = self.latest()
+        if latest is not None and latest.path == path:
+            raise BrokerError(f"version {version} cannot be published: it has been already")
         self._directory.mkdir(parents=True, exist_ok=True)
         aside = self._directory / f".{version:08d}.{os.getpid()}.partial"
         shutil.rmtree(aside, ignore_errors=True)
         aside.mkdir()
         write(aside)
         flush(aside)
-        path = self._directory / f"{version:08d}-{epoch}"
         shutil.rmtree(path, ignore_errors=True)
         aside.rename(path)
         published = Published(version, path, checksum(path))

@@ -118,7 +118,7 @@ def _load(path: Path, overrides: Sequence[str]) -> dict[str, Any]:
     try:
         merged = OmegaConf.merge(OmegaConf.load(path), OmegaConf.from_dotlist(list(overrides)))
         tree = OmegaConf.to_container(merged, resolve=True)
-    except (OmegaConfBaseException, YAMLError) as error:
+    except (OmegaConfBaseException, YAMLError, TypeError, ValueError, OSError) as error:
         raise ConfigError(f"{path}: {error}") from error
     if not isinstance(tree, dict):
         raise ConfigError(f"{path}: a mapping of keys is wanted, not {type(tree).__name__}")

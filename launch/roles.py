@@ -1,23 +1,28 @@
 """What runs in each process of a run: a rollout worker or the learner, put together from the configuration.
 
-Heavy imports stand inside the functions: each process pays for its own role only, and only after its environment is set.
+`python -m areal.launch.roles FD` reads a RoleSpec from standard input, is that role to its end, and writes what went
+wrong to the file descriptor FD. Heavy imports stand inside the functions: each process pays for its own role only, and
+only after its environment is set.
 """
 
 import asyncio
-import ctypes
 import faulthandler
+import json
 import logging
 import os
-import signal
 import sys
-from dataclasses import dataclass
+import traceback
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from ..broker.client import connect
 from .config import RunConfig
 
-PR_SET_PDEATHSIG = 1
+logger = logging.getLogger(__name__)
+
+MAX_REPORT_BYTES = 60_000
+"""Less than a pipe holds, so that writing it never blocks."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,25 +33,30 @@ class RoleSpec:
     config: dict[str, Any]
     model_path: str
     broker_url: str
-    directory: Path
+    directory: str
     index: int = 0
 
+    @property
+    def log(self) -> Path:
+        """Where everything that the role prints goes."""
+        return Path(self.directory) / "logs" / f"{self.name}.log"
 
-class Role:
-    """One process of a run, made into a Ray actor by the supervisor."""
+    def to_json(self) -> str:
+        return json.dumps(asdict(self))
 
-    def __init__(self, spec: RoleSpec) -> None:
-        self._spec = spec
 
-    def run(self) -> None:
-        """Work until the run is over or told to drain."""
-        _prepare_process(self._spec)
-        run = run_learner if self._spec.name == "learner" else run_rollout
-        try:
-            run(self._spec, RunConfig.model_validate(self._spec.config))
-        except BaseException:
-            logging.getLogger(__name__).exception("%s ends on an error", self._spec.name)
-            raise
+def main() -> int:
+    """Be the role that standard input says; the exit code tells whether it ended well."""
+    spec = RoleSpec(**json.loads(sys.stdin.read()))
+    _prepare_process()
+    try:
+        run = run_learner if spec.name == "learner" else run_rollout
+        run(spec, RunConfig.model_validate(spec.config))
+    except BaseException as error:
+        logger.exception("%s ends on an error", spec.name)
+        _tell(int(sys.argv[1]), error)
+        return 1
+    return 0
 
 
 def run_learner(spec: RoleSpec, config: RunConfig) -> None:
@@ -56,7 +66,7 @@ def run_learner(spec: RoleSpec, config: RunConfig) -> None:
 
     settings = LearnerSettings(
         run=config.run,
-        directory=spec.directory,
+        directory=Path(spec.directory),
         model=config.model.model_copy(update={"path": spec.model_path}),
         dataset=config.dataset,
         learner=config.learner,
@@ -90,7 +100,7 @@ async def _rollout(spec: RoleSpec, config: RunConfig) -> None:
     rollout, lora = config.rollout, config.model.lora
     model = EngineModel(spec.model_path, config.model.dtype, lora.rank if lora else 0)
     engine = VllmEngine(model, rollout.engine, threads=rollout.threads, seed=config.seed + 1000 * (spec.index + 1))
-    store = WeightStore(client, config.run, spec.directory / "weights")
+    store = WeightStore(client, config.run, Path(spec.directory) / "weights")
     pool = RewardPool(config.rewards)
     await pool.start()
     try:
@@ -115,18 +125,26 @@ def _tokenizer(path: str) -> Any:
     return AutoTokenizer.from_pretrained(path)
 
 
-def _prepare_process(spec: RoleSpec) -> None:
-    """Everything printed goes to the role's log; the process ends with the one that started it."""
-    log = (spec.directory / "logs" / f"{spec.name}.log").open("ab", buffering=0)
-    for stream in (sys.stdout, sys.stderr):
-        stream.flush()
-    os.dup2(log.fileno(), 1)
-    os.dup2(log.fileno(), 2)
+def _prepare_process() -> None:
     logging.basicConfig(
         level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr, force=True
     )
     logging.getLogger("httpx").setLevel(logging.WARNING)
     faulthandler.enable()
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def _tell(descriptor: int, error: BaseException) -> None:
+    """Write the error's kind, text and traceback as JSON, for the actor that waits."""
+    while isinstance(error, BaseExceptionGroup):  # what a task group gathered: the first is the cause
+        error = error.exceptions[0]
+    report = {
+        "kind": type(error).__name__,
+        "text": str(error),
+        "traceback": "".join(traceback.format_exception(error)),
+    }
+    os.write(descriptor, json.dumps(report).encode()[:MAX_REPORT_BYTES])
+
+
+if __name__ == "__main__":
+    sys.exit(main())

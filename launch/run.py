@@ -125,7 +125,7 @@ class Driver:
         names = ["learner", *(f"rollout-{index}" for index in range(self._config.rollout.workers))]
         config = self._config.model_dump(mode="json")
         return [
-            RoleSpec(name, config, self._model_path, url, self._rundir.path, index=max(0, place - 1))
+            RoleSpec(name, config, self._model_path, url, str(self._rundir.path), index=max(0, place - 1))
             for place, name in enumerate(names)
         ]
 

@@ -7,12 +7,18 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..broker.errors import ArealError, ConfigError, ModelError
+from .actor import RoleActor
 from .config import ClusterConfig
-from .roles import Role, RoleSpec
+from .roles import RoleSpec
 
 logger = logging.getLogger(__name__)
 
 OBJECT_STORE_BYTES = 80 * 2**20
+RAY_ENVIRONMENT = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_worker_niceness": "0",  # Ray's own 15 would let anything else on the machine starve the roles
+}
 BACKOFF_S = 1.0
 STEADY_S = 120.0
 """A role that has worked for so long before it died starts with a clean count."""
@@ -46,8 +52,8 @@ class Supervisor:
 
     def start(self) -> None:
         """Start or join Ray and place every role."""
-        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-        os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+        for name, value in RAY_ENVIRONMENT.items():
+            os.environ.setdefault(name, value)
         import ray
 
         logging.getLogger("ray").setLevel(logging.ERROR)
@@ -101,7 +107,7 @@ class Supervisor:
 
     def _place(self, placed: Placed) -> None:
         gpus = self._gpus(placed.spec)
-        actor_class = self._ray.remote(Role)
+        actor_class = self._ray.remote(RoleActor)
         placed.actor = actor_class.options(num_cpus=1, num_gpus=gpus, max_restarts=0).remote(placed.spec)
         placed.result = placed.actor.run.remote()
         placed.started_at = time.monotonic()
@@ -124,14 +130,16 @@ class Supervisor:
 
     def _plan_restart(self, placed: Placed, error: Exception) -> None:
         cause = getattr(error, "cause", None) or error
-        name, log = placed.spec.name, placed.spec.directory / "logs" / f"{placed.spec.name}.log"
+        name = placed.spec.name
         said = str(cause) if isinstance(cause, ArealError) else f"{type(cause).__name__}: {_first_line(cause)}"
         if isinstance(cause, FATAL):
             raise cause
         if time.monotonic() - placed.started_at > STEADY_S:
             placed.restarts = 0
         if placed.restarts >= self._config.max_restarts:
-            raise ArealError(f"{name} died {placed.restarts + 1} times in a row: {said}\n  its log: {log}") from cause
+            raise ArealError(
+                f"{name} died {placed.restarts + 1} times in a row: {said}\n  its log: {placed.spec.log}"
+            ) from cause
         placed.restarts += 1
         delay_s = BACKOFF_S * 2 ** (placed.restarts - 1)
         placed.restart_at = time.monotonic() + delay_s

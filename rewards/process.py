@@ -6,7 +6,6 @@ Heavy libraries are imported by the functions that need them, never here: a kill
 a second.
 """
 
-import ctypes
 import inspect
 import os
 import signal
@@ -16,17 +15,17 @@ from collections.abc import Awaitable, Callable, Iterator
 from typing import Any, BinaryIO
 
 from ..broker.errors import ArealError, ConfigError
+from ..broker.lifetime import end_with_parent
 from . import frames
 from .loading import load_reward
 from .reward import Reward, checked, prepare
 
 MAX_TRACEBACK_CHARS = 8_000
-_PR_SET_PDEATHSIG = 1
 
 
 def main() -> None:
     """Serves the parent whose process id is the first argument."""
-    die_with_parent(int(sys.argv[1]))
+    end_with_parent(int(sys.argv[1]))
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     requests, answers = claim_pipes()
     messages = read_frames(requests)
@@ -40,14 +39,6 @@ def main() -> None:
     wait = waiter()
     for call, index, prompt, completion, row in messages:
         send(answers, answer(call, rewards[index], (prompt, completion, row), wait))
-
-
-def die_with_parent(parent: int) -> None:
-    """Asks the kernel to kill this process when its parent (exactly: the thread that started it) ends."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:  # it had ended before we asked
-        os._exit(1)
 
 
 def claim_pipes() -> tuple[BinaryIO, BinaryIO]:

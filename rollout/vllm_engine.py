@@ -51,6 +51,7 @@ class VllmEngine:
         self._ids = itertools.count()
         self._llm: Any = None
         self._lora: Any = None
+        self._started = False
 
     async def start(self) -> None:
         """Load the model; raises EngineError with vLLM's own reason where it cannot."""
@@ -63,7 +64,9 @@ class VllmEngine:
                 f"vLLM cannot be imported ({error}). On a GPU: pip install 'areal-rl[gpu]'; on a CPU: make setup"
             ) from error
         try:
-            self._llm = AsyncLLM.from_engine_args(AsyncEngineArgs(**self._arguments()))
+            config = AsyncEngineArgs(**self._arguments()).create_engine_config()
+            os.environ["VLLM_WORKER_MULTIPROC_METHOD"] = self._start_method()
+            self._llm = AsyncLLM.from_vllm_config(config, disable_log_stats=True)
         except Exception as error:
             raise EngineError(f"vLLM did not start with model {self._model.path}: {error}") from error
 
@@ -112,6 +115,17 @@ class VllmEngine:
             self._llm.shutdown(timeout=SHUTDOWN_S)
             self._llm = None
 
+    def _start_method(self) -> str:
+        """Fork spares a CPU engine the second import of vLLM, which takes longer than all else at its start.
+
+        Only the first time, while this process is young: a fork copies the locks that other threads hold.
+        """
+        import torch
+
+        method = "spawn" if torch.cuda.is_available() or self._started else "fork"
+        self._started = True
+        return method
+
     async def _load(self, path: Path) -> None:
         if self._model.lora_rank == 0:
             await self._llm.collective_rpc("load_policy_weights", args=(str(path),))
@@ -137,7 +151,6 @@ class VllmEngine:
             "logprobs_mode": "processed_logprobs",
             "generation_config": "vllm",
             "worker_extension_cls": "areal.rollout.vllm_weights.PolicyWeights",
-            "disable_log_stats": True,
         }
         if torch.cuda.is_available():
             arguments["gpu_memory_utilization"] = config.gpu_memory_utilization

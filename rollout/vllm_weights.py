@@ -4,10 +4,7 @@ Named to vLLM as `worker_extension_cls`. Trap met on CPU: the linear layers are 
 loading, and a tied lm_head keeps its old pack although its weight is new, unless it is packed again.
 """
 
-import ctypes
 import multiprocessing
-import signal
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +13,10 @@ from vllm.config import set_current_vllm_config
 from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead
 from vllm.model_executor.model_loader.reload.layerwise import finalize_layerwise_reload, initialize_layerwise_reload
 
-PR_SET_PDEATHSIG = 1
+from ..broker.lifetime import end_with_parent
 
-if multiprocessing.parent_process() is not None and sys.platform == "linux":
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+if multiprocessing.parent_process() is not None:
+    end_with_parent()
 
 
 class PolicyWeights:

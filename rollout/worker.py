@@ -60,6 +60,7 @@ class RolloutWorker:
         self._max_sequences = rollout.max_concurrent
         self._renew_every_s = min(TICK_S, broker.lease_s / 4)
         self._held: dict[asyncio.Task[None], tuple[Lane, Lease]] = {}
+        self._settling: set[str] = set()  # entries whose lease ends because this worker ends it
         self._reviving = asyncio.Lock()
         self._lives = 0
         self._draining = False
@@ -110,6 +111,7 @@ class RolloutWorker:
             with self._meter.busy():
                 trajectories = await self._parts.workflow.run(lease.prompt, self._parts.engine)
             group = Group(lease.prompt.id, tuple(trajectories), self._name, started_at, time.time())
+            self._settling.add(lease.entry)
             if await asyncio.to_thread(lane.complete, lease, group):
                 self._meter.count(group)
             else:
@@ -118,9 +120,12 @@ class RolloutWorker:
             died = _engine_died(error)
             if died and life == self._lives:
                 self._parts.follower.forget()  # so that no other prompt is tried on it meanwhile
+            self._settling.add(lease.entry)
             await self._fail(lane, lease, error)
             if died:
                 await self._revive(life)
+        finally:
+            self._settling.discard(lease.entry)
 
     async def _fail(self, lane: Lane, lease: Lease, error: Exception) -> None:
         self._meter.retries += 1
@@ -160,7 +165,7 @@ class RolloutWorker:
                 held = {lease.entry: task for task, (of, lease) in self._held.items() if of is lane}
                 leases = [lease for of, lease in self._held.values() if of is lane]
                 for entry in await asyncio.to_thread(lane.renew, self._name, leases):
-                    if not held[entry].done():
+                    if not held[entry].done() and entry not in self._settling:
                         logger.warning("lost the lease of entry %s; its answers are dropped", entry)
                         held[entry].cancel()
             self._draining = await asyncio.to_thread(self._parts.bulletin.ordered) == DRAIN

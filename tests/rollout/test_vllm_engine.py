@@ -146,9 +146,7 @@ async def answer(engine: VllmEngine, max_tokens: int, temperature: float = 1.0) 
     return await engine.generate(Request(PROMPT, max_tokens=max_tokens, temperature=temperature))
 
 
-async def answers(
-    engine: VllmEngine, *, count: int, max_tokens: int, temperature: float = 1.0
-) -> list[Completion]:
+async def answers(engine: VllmEngine, *, count: int, max_tokens: int, temperature: float = 1.0) -> list[Completion]:
     return list(await asyncio.gather(*(answer(engine, max_tokens, temperature) for _ in range(count))))
 
 

@@ -1,0 +1,60 @@
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from areal.launch.cli import main
+
+from .test_config import MINIMAL
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    made = tmp_path / "mine.yaml"
+    made.write_text(MINIMAL)
+    return made
+
+
+def code_of(*arguments: str) -> int:
+    with pytest.raises(SystemExit) as caught:
+        main(arguments)
+    return int(caught.value.code or 0)
+
+
+def test_check_prints_the_resolved_configuration(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert code_of("check", str(path), "learner.steps=20") == 0
+    assert "steps: 20" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("arguments", [["learner.stpes=20"], ["learner"]])
+def test_a_wrong_configuration_is_exit_code_2(
+    path: Path, arguments: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert code_of("check", str(path), *arguments) == 2
+    said = capsys.readouterr()
+    assert said.out == "" and said.err.startswith("\nareal: ") and "Traceback" not in said.err
+
+
+@pytest.mark.parametrize("arguments", [[], ["train"], ["check"], ["check", "a.yaml", "--fast"]])
+def test_wrong_usage_is_exit_code_2(arguments: list[str]) -> None:
+    assert code_of(*arguments) == 2
+
+
+def test_help_names_every_command_and_exit_code(capsys: pytest.CaptureFixture[str]) -> None:
+    assert code_of("--help") == 0
+    said = capsys.readouterr().out
+    for word in ("run", "check", "pretrain", "exit codes: 0 done, 1 failed, 2", "130", "configs/quickstart.yaml"):
+        assert word in said
+    assert code_of("--version") == 0
+
+
+def test_help_stays_light() -> None:
+    program = (
+        "import sys\nfrom areal.launch.cli import main\n"
+        "try: main(['--help'])\nexcept SystemExit: pass\n"
+        "heavy = {'torch', 'vllm', 'ray', 'transformers', 'diffusers', 'numpy'} & set(sys.modules)\n"
+        "sys.exit(f'imported {heavy}' if heavy else 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stderr) == (0, "")

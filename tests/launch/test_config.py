@@ -1,0 +1,111 @@
+from pathlib import Path
+
+import pytest
+
+from areal.broker.errors import ConfigError
+from areal.launch.config import load_run_config, load_warmstart_config, to_yaml
+
+MINIMAL = """
+model: {path: models/sort}
+dataset: {source: sort}
+rewards: {functions: [{name: sort}]}
+"""
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    made = tmp_path / "mine.yaml"
+    made.write_text(MINIMAL)
+    return made
+
+
+def test_defaults_fill_in_the_rest(path: Path) -> None:
+    config = load_run_config(path)
+    assert (config.run, config.learner.steps, config.staleness.max) == ("mine", 100, 4)
+    assert config.path == (Path("runs") / "mine").resolve()
+
+
+def test_overrides_win_and_interpolation_resolves(path: Path) -> None:
+    path.write_text(MINIMAL + "seed: 7\nlearner: {steps: '${seed}'}\n")
+    config = load_run_config(path, ["run=other", "learner.optimizer.lr=3e-4", "rollout.sampling.stop=[a,b]"])
+    assert (config.run, config.learner.steps, config.learner.optimizer.lr) == ("other", 7, 3e-4)
+    assert config.rollout.sampling.stop == ["a", "b"]
+
+
+def test_the_resolved_configuration_loads_again(path: Path) -> None:
+    config = load_run_config(path, ["seed=3"])
+    path.write_text(to_yaml(config))
+    assert load_run_config(path) == config
+
+
+@pytest.mark.parametrize(
+    ("overrides", "says"),
+    [
+        (["learner.stpes=3"], r"unknown key learner\.stpes; did you mean learner\.steps\?"),
+        (["learner.optimizer.rate=1"], r"unknown key learner\.optimizer\.rate; known here: lr, betas"),
+        (["lerner.steps=3"], r"unknown key lerner; did you mean learner\?"),
+        (["rollout.sampling.top_p=0.9"], r"unknown key rollout\.sampling\.top_p"),
+        (["model.lora.rnk=8"], r"unknown key model\.lora\.rnk; did you mean model\.lora\.rank\?"),
+        (["learner.steps=many"], r"learner\.steps: .*integer.*\(got 'many'\)"),
+        (["learner.steps=0"], r"learner\.steps: .*greater than or equal to 1 \(got 0\)"),
+        (["run=a/b"], r"run: .*\(got 'a/b'\)"),
+        (["learner.minibatches=17"], r"minibatches \(17\) must not exceed groups_per_step \(16\)"),
+        (["rewards.functions=[]"], r"rewards\.functions: "),
+        (["steps"], r"override 'steps' is not of the form key=value"),
+    ],
+)
+def test_an_error_names_the_file_the_key_and_what_was_wanted(path: Path, overrides: list[str], says: str) -> None:
+    with pytest.raises(ConfigError, match=says):
+        load_run_config(path, overrides)
+
+
+def test_every_error_is_told_at_once(path: Path) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_run_config(path, ["learner.stpes=3", "rollout.workers=0"])
+    assert str(caught.value).count(str(path)) == 2
+
+
+def test_a_reward_with_an_unknown_key(path: Path) -> None:
+    path.write_text(MINIMAL.replace("{name: sort}", "{name: sort, wieght: 2}"))
+    with pytest.raises(ConfigError, match=r"rewards\.functions\.0\.wieght; did you mean .*weight\?"):
+        load_run_config(path)
+
+
+def test_a_missing_section_is_named(path: Path) -> None:
+    path.write_text("dataset: {source: sort}\nrewards: {functions: [{name: sort}]}\n")
+    with pytest.raises(ConfigError, match="model is missing"):
+        load_run_config(path)
+
+
+@pytest.mark.parametrize("text", ["model: [", "- a list", "word", "a: \xff\x00", "learner: {steps: '${absent}'}"])
+def test_a_file_that_is_no_configuration(path: Path, text: str) -> None:
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=r"mine\.yaml"):
+        load_run_config(path)
+
+
+def test_a_missing_file_is_answered_with_the_nearest(path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"there is no configuration .*mien\.yaml; did you mean .*mine\.yaml\?"):
+        load_run_config(path.with_name("mien.yaml"))
+
+
+def test_files_are_found_beside_the_yaml_then_in_the_working_directory(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = tmp_path / "elsewhere"
+    here.mkdir()
+    monkeypatch.chdir(here)
+    path.write_text(MINIMAL.replace("name: sort", "name: ./mine.py:f").replace("source: sort", "source: rows.jsonl"))
+    for folder in (tmp_path, here):
+        (folder / "mine.py").write_text("")
+    (here / "rows.jsonl").write_text("")
+    config = load_run_config(path, ["rollout.workflow=absent.py:W"])
+    assert config.rewards.functions[0].name == f"{tmp_path / 'mine.py'}:f"
+    assert config.dataset.source == str(here / "rows.jsonl")
+    assert config.rollout.workflow == "absent.py:W"
+
+
+def test_a_warm_start_writes_beside_its_file(tmp_path: Path) -> None:
+    path = tmp_path / "warm.yaml"
+    path.write_text("warmstart: {problem: sort, output: models/sort}\n")
+    assert load_warmstart_config(path).output == tmp_path / "models" / "sort"

@@ -1,0 +1,113 @@
+from pathlib import Path
+
+import pytest
+import torch
+
+from areal.broker.errors import ModelError
+from areal.learner.checkpoint import CheckpointStore, LearnerState, Snapshot, copied
+
+
+def snapshot(step: int, value: float = 1.0) -> Snapshot:
+    state = LearnerState(step, step + 3, [(0, 4 * step)], 4 * step)
+    weights = {"a.weight": torch.full((4, 3), value), "b": torch.arange(5.0)}
+    return Snapshot(state, weights, {"0.exp_avg": torch.full((4, 3), -value)}, torch.get_rng_state())
+
+
+def save(store: CheckpointStore, *steps: int) -> None:
+    for step in steps:
+        store.save(snapshot(step), lambda: None)
+    store.wait()
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_what_is_saved_is_loaded_bit_for_bit(tmp_path: Path) -> None:
+    store = CheckpointStore(tmp_path / "checkpoints", keep=2)
+    assert store.load_latest() is None
+    save(store, 20)
+    loaded = CheckpointStore(tmp_path / "checkpoints", keep=2).load_latest()
+    assert loaded is not None
+    wanted = snapshot(20)
+    assert (loaded.state.step, loaded.state.version, loaded.state.groups_counted) == (20, 23, 80)
+    assert [tuple(pair) for pair in loaded.state.trained] == [(0, 80)]
+    assert all(torch.equal(loaded.weights[name], wanted.weights[name]) for name in wanted.weights)
+    assert all(torch.equal(loaded.optimizer[name], wanted.optimizer[name]) for name in wanted.optimizer)
+    assert loaded.optimizer.keys() == wanted.optimizer.keys()
+    assert torch.equal(loaded.rng, wanted.rng)
+
+
+def test_the_newest_stay(tmp_path: Path) -> None:
+    store = CheckpointStore(tmp_path, keep=2)
+    save(store, 5, 10, 15, 100)
+    assert names(tmp_path) == ["step-00000015", "step-00000100"]
+    save(store, 100)
+    latest = store.load_latest()
+    assert latest is not None and latest.state.step == 100
+
+
+def test_it_is_durable_before_it_is_done(tmp_path: Path) -> None:
+    store = CheckpointStore(tmp_path, keep=2)
+    seen: list[list[str]] = []
+    store.save(snapshot(5), lambda: seen.append(names(tmp_path)))
+    store.wait()
+    assert seen == [["step-00000005"]]
+
+
+def test_nothing_is_done_when_writing_fails(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    store = CheckpointStore(tmp_path / "file", keep=2)
+    done: list[int] = []
+    store.save(snapshot(5), lambda: done.append(5))
+    with pytest.raises(OSError):
+        store.save(snapshot(6), lambda: done.append(6))
+    assert done == []
+
+
+def test_an_error_of_what_follows_is_raised(tmp_path: Path) -> None:
+    def fails() -> None:
+        raise RuntimeError("the broker is gone")
+
+    store = CheckpointStore(tmp_path, keep=2)
+    store.save(snapshot(5), fails)
+    with pytest.raises(RuntimeError, match="the broker is gone"):
+        store.wait()
+
+
+def test_one_half_written_is_never_loaded(tmp_path: Path) -> None:
+    store = CheckpointStore(tmp_path, keep=2)
+    save(store, 5)
+    partial = tmp_path / ".partial" / "tensors"
+    partial.mkdir(parents=True)
+    (partial / "weights.safetensors").write_bytes(b"half")
+    loaded = store.load_latest()
+    assert loaded is not None and loaded.state.step == 5
+    save(store, 10)
+    assert names(tmp_path) == ["step-00000005", "step-00000010"]
+
+
+@pytest.mark.parametrize("file", ["tensors/weights.safetensors", "tensors/optimizer.safetensors", "state.json"])
+@pytest.mark.parametrize("damage", ["flip", "cut", "lose"])
+def test_a_damaged_one_is_refused(tmp_path: Path, file: str, damage: str) -> None:
+    store = CheckpointStore(tmp_path, keep=2)
+    save(store, 5)
+    path = tmp_path / "step-00000005" / file
+    content = bytearray(path.read_bytes())
+    if damage == "lose":
+        path.unlink()
+    elif damage == "cut":
+        path.write_bytes(content[: len(content) // 2])
+    else:
+        content[-1] ^= 0x20
+        path.write_bytes(content)
+    with pytest.raises(ModelError, match=r"step-00000005 .*delete it to resume before it"):
+        store.load_latest()
+
+
+def test_a_copy_is_its_own() -> None:
+    weights = {"a": torch.ones(3, requires_grad=True)}
+    copy = copied(weights)
+    with torch.no_grad():
+        weights["a"].add_(1)
+    assert copy["a"].tolist() == [1, 1, 1] and not copy["a"].requires_grad

@@ -1,0 +1,126 @@
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+
+from areal.broker.bulletin import Bulletin
+from areal.broker.client import Client
+from areal.broker.config import BrokerConfig
+from areal.broker.lane import Lane
+from areal.broker.trajectory import NOT_AN_ACTION, Group, Prompt, TokenTrajectory
+from areal.learner.evaluator import Evaluator
+
+ROWS = [{"prompt": str(i)} for i in range(4)]
+
+
+def answer(prompt: Prompt, version: int = 3) -> Group:
+    versions = np.array([NOT_AN_ACTION, version, version + 1], np.int32)
+    logprobs = np.array([0, -1, -1], np.float32)
+    trajectory = TokenTrajectory(
+        np.array([1, 2, 3], np.int32),
+        versions,
+        logprobs,
+        float(prompt.row["prompt"] == "1"),
+        {},
+        "length" if prompt.row["prompt"] == "2" else "stop",
+    )
+    return Group(prompt.id, (trajectory,) * prompt.group_size, "w")
+
+
+class Stage:
+    def __init__(self, client: Client, run: str) -> None:
+        self.lane = Lane(client, run, "eval", BrokerConfig(max_attempts=1, lease_s=60))
+        self.bulletin = Bulletin(client, run)
+        self.reports: list[dict[str, Any]] = []
+        self.evaluator = self.new()
+
+    def new(self, rows: list[dict[str, Any]] = ROWS) -> Evaluator:
+        self.epoch = self.bulletin.lead()
+        return Evaluator(self.lane, rows, samples=2, epoch=self.epoch, report=self.reports.append)
+
+    def serve(self, count: int, *, failing: Callable[[Prompt], bool] = lambda _: False) -> None:
+        for lease in self.lane.lease("w", count=count, timeout_s=1):
+            if failing(lease.prompt):
+                self.lane.fail("w", lease, "failed")
+            else:
+                assert lease.prompt.min_version == 3
+                self.lane.complete(lease, answer(lease.prompt))
+
+
+@pytest.fixture
+def stage(client: Client, run: str) -> Iterator[Stage]:
+    made = Stage(client, run)
+    yield made
+    made.evaluator.close()
+
+
+def test_a_round_is_reported_when_all_its_answers_are_in(stage: Stage) -> None:
+    assert stage.evaluator.begin(step=10, version=3)
+    assert not stage.evaluator.begin(step=11, version=3)
+    stage.serve(3)
+    assert not stage.evaluator.finish(0.1)
+    stage.serve(1)
+    assert stage.evaluator.finish(5)
+    (record,) = stage.reports
+    del record["time"]
+    assert record == {
+        "kind": "eval",
+        "step": 10,
+        "version_min": 3,
+        "version_max": 4,
+        "samples": 8,
+        "accuracy": 0.25,
+        "length_mean": 2.0,
+        "truncated_fraction": 0.25,
+    }
+    assert stage.lane.depth().groups == 0
+    assert stage.evaluator.begin(step=20, version=3)
+    stage.serve(4)
+    assert stage.evaluator.finish(5)
+    assert [report["step"] for report in stage.reports] == [10, 20]
+
+
+def test_dead_lettered_rows_do_not_hold_a_round_up(stage: Stage) -> None:
+    stage.evaluator.begin(step=10, version=3)
+    stage.serve(4, failing=lambda prompt: prompt.row["prompt"] in "03")
+    assert stage.evaluator.finish(5)
+    assert (stage.reports[0]["samples"], stage.reports[0]["accuracy"]) == (4, 0.5)
+
+
+def test_a_round_of_an_earlier_learner_is_not_mixed_in(stage: Stage) -> None:
+    stage.evaluator.begin(step=10, version=3)
+    stage.serve(2)
+    stage.evaluator.close()
+    stage.evaluator = stage.new()
+    stage.evaluator.begin(step=11, version=3)
+    stage.serve(6)
+    assert stage.evaluator.finish(5)
+    assert [(report["step"], report["samples"]) for report in stage.reports] == [(11, 8)]
+    assert stage.lane.depth().groups == 0
+
+
+def test_an_answer_that_comes_with_the_last_look_is_counted(client: Client, run: str) -> None:
+    """The last prompt is completed just after a look that found no group, and before the one at the depth."""
+    stage = Stage(client, run)
+    late = threading.Event()
+
+    class Late(Lane):
+        def depth(self) -> Any:
+            if stage.evaluator._thread is threading.current_thread() and not late.is_set():
+                late.set()
+                stage.serve(4)
+            return super().depth()
+
+    stage.lane = Late(client, run, "eval", BrokerConfig(lease_s=60))
+    stage.evaluator = stage.new()
+    stage.evaluator.begin(step=10, version=3)
+    assert stage.evaluator.finish(5)
+    assert stage.reports[0]["samples"] == 8
+    stage.evaluator.close()
+
+
+def test_without_rows_there_is_no_round(stage: Stage) -> None:
+    assert not stage.new([]).begin(step=0, version=0)
+    assert stage.lane.depth().issued == 0

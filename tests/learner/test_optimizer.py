@@ -1,0 +1,76 @@
+import pytest
+import torch
+from torch.nn import Parameter
+
+from areal.broker.errors import TrainingError
+from areal.learner.config import OptimizerConfig
+from areal.learner.optimizer import Optimizer, learning_rate
+
+
+@pytest.mark.parametrize(
+    ("schedule", "rates"),
+    [
+        ("constant", [0.5, 1.0, 1.0, 1.0, 1.0, 1.0]),
+        ("linear", [0.5, 1.0, 1.0, 0.75, 0.5, 0.25]),
+        ("cosine", [0.5, 1.0, 1.0, 0.8535534, 0.5, 0.1464466]),
+    ],
+)
+def test_the_rate_rises_and_then_follows_its_schedule(schedule: str, rates: list[float]) -> None:
+    config = OptimizerConfig(lr=1.0, warmup_steps=2, schedule=schedule)
+    assert [learning_rate(config, step, 6) for step in range(6)] == pytest.approx(rates)
+
+
+def test_the_rate_ends_at_zero_and_stays() -> None:
+    for schedule in ("linear", "cosine"):
+        config = OptimizerConfig(lr=1.0, schedule=schedule)
+        assert learning_rate(config, 6, 6) == learning_rate(config, 9, 6) == 0.0
+
+
+def made(lr: float = 0.1, **options: float) -> tuple[list[Parameter], Optimizer]:
+    parameters = [Parameter(torch.tensor([1.0, -2.0])), Parameter(torch.tensor([[3.0]]))]
+    return parameters, Optimizer(parameters, OptimizerConfig(lr=lr, **options), total_steps=10)
+
+
+def push(parameters: list[Parameter], seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    for parameter in parameters:
+        parameter.grad = torch.randn(parameter.shape, generator=generator)
+
+
+def test_a_first_step_moves_by_the_rate_against_the_gradient() -> None:
+    parameters, optimizer = made()
+    parameters[0].grad, parameters[1].grad = torch.tensor([3.0, -4.0]), torch.tensor([[0.0]])
+    norm, rate = optimizer.step(0)
+    assert (norm, rate) == (pytest.approx(5.0), 0.1)
+    torch.testing.assert_close(parameters[0].detach(), torch.tensor([0.9, -1.9]))
+    assert parameters[0].grad is None
+
+
+def test_a_state_taken_over_continues_bit_for_bit() -> None:
+    parameters, optimizer = made()
+    for seed in range(3):
+        push(parameters, seed)
+        optimizer.step(seed)
+    others, other = made()
+    for parameter, source in zip(others, parameters, strict=True):
+        parameter.data.copy_(source.data)
+    other.load_state({name: tensor.clone() for name, tensor in optimizer.state().items()})
+    for seed in range(3, 6):
+        push(parameters, seed)
+        push(others, seed)
+        assert optimizer.step(seed) == other.step(seed)
+    assert all(torch.equal(left, right) for left, right in zip(parameters, others, strict=True))
+    assert optimizer.state().keys() == other.state().keys()
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_gradient_that_is_not_finite_is_refused(value: float) -> None:
+    parameters, optimizer = made()
+    before = [parameter.detach().clone() for parameter in parameters]
+    push(parameters, 0)
+    assert parameters[0].grad is not None
+    parameters[0].grad[0] = value
+    with pytest.raises(TrainingError, match=r"norm is .* at step 4"):
+        optimizer.step(4)
+    assert all(torch.equal(left, right) for left, right in zip(parameters, before, strict=True))
+    assert parameters[0].grad is None and optimizer.state() == {}

@@ -1,0 +1,187 @@
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from areal.broker.errors import TrainingError
+from areal.broker.trajectory import NOT_AN_ACTION, Group, TokenTrajectory
+from areal.learner.checkpoint import copied
+from areal.learner.config import LearnerConfig, ModelConfig
+from areal.learner.optimizer import Optimizer
+from areal.learner.packing import pack
+from areal.learner.policy import TokenPolicy
+from areal.learner.trainer import Trainer
+
+VOCAB = 24
+
+
+def save_tiny_llama(folder: Path) -> Path:
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=VOCAB,
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        head_dim=16,
+        max_position_embeddings=64,
+    )
+    LlamaForCausalLM(config).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_tiny_llama(tmp_path_factory.mktemp("llama"))
+
+
+def made(folder: Path, *, max_staleness: int = 4, **options: Any) -> tuple[TokenPolicy, Trainer]:
+    config = LearnerConfig(**{"steps": 50, "groups_per_step": 4, "optimizer": {"lr": 0.01}} | options)
+    policy = TokenPolicy(folder, ModelConfig(path=str(folder)))
+    optimizer = Optimizer(policy.parameters(), config.optimizer, total_steps=config.steps)
+    return policy, Trainer(policy, optimizer, config, max_staleness=max_staleness, temperature=1.0)
+
+
+def answered(policy: TokenPolicy, tokens: list[int], given: int, reward: float, version: int = 0) -> TokenTrajectory:
+    """The trajectory as an engine with this policy's weights would report it."""
+    versions = np.array([NOT_AN_ACTION] * given + [version] * (len(tokens) - given), np.int32)
+    blank = TokenTrajectory(np.array(tokens, np.int32), versions, np.zeros(len(tokens), np.float32), 0.0)
+    with torch.no_grad():
+        logprobs = policy.logprobs(pack([blank]))[0].numpy()
+    filled = np.zeros(len(tokens), np.float32)
+    filled[given:] = logprobs
+    return TokenTrajectory(blank.tokens, versions, filled, reward, {"bandit": reward})
+
+
+def batch(policy: TokenPolicy, seed: int = 0, version: int = 0, *, flat: bool = False) -> list[Group]:
+    """Four groups of four answers to random prompts; the reward is for even tokens."""
+    rng = np.random.default_rng(seed)
+    groups = []
+    for number in range(4):
+        prompt = rng.integers(0, VOCAB, 3).tolist()
+        answers = [prompt + rng.integers(0, VOCAB, rng.integers(1, 9)).tolist() for _ in range(4)]
+        rewards = [1.0 if flat else float(np.mean([t % 2 == 0 for t in a[3:]])) for a in answers]
+        rewards[0] += 0.0 if flat else 0.5
+        groups.append(
+            Group(
+                number,
+                tuple(answered(policy, a, 3, r, version) for a, r in zip(answers, rewards, strict=True)),
+            )
+        )
+    return groups
+
+
+def same(left: dict[str, torch.Tensor], right: dict[str, torch.Tensor]) -> bool:
+    return all(torch.equal(left[name], right[name]) for name in left)
+
+
+def test_groups_without_variance_leave_the_weights_alone(folder: Path) -> None:
+    policy, trainer = made(folder)
+    before = copied(policy.weights())
+    measured = trainer.step(batch(policy, flat=True), step=0, version=0)
+    assert same(policy.weights(), before)
+    assert (measured["groups_without_variance"], measured["groups"]) == (4, 4)
+    assert (measured["grad_norm"], measured["loss"], measured["reward_mean"]) == (0.0, 0.0, 1.0)
+
+
+def test_groups_without_variance_count_in_the_mean(folder: Path) -> None:
+    gradients = []
+    for extra in (False, True):
+        policy, trainer = made(folder)
+        groups = batch(policy)
+        actions = sum(t.num_actions for g in groups for t in g.trajectories)
+        flat = batch(policy, flat=True) if extra else []
+        more = sum(t.num_actions for g in flat for t in g.trajectories)
+        gradients.append(trainer.step(groups + flat, step=0, version=0)["grad_norm"] * (actions + more))
+    assert gradients[0] == pytest.approx(gradients[1], rel=1e-4)
+
+
+@pytest.mark.parametrize("tokens_per_microbatch", [1, 40])
+def test_the_token_budget_does_not_change_the_step(folder: Path, tokens_per_microbatch: int) -> None:
+    results = []
+    for budget in (tokens_per_microbatch, 10_000):
+        policy, trainer = made(folder, tokens_per_microbatch=budget, optimizer={"lr": 1e-3, "eps": 1e-3})
+        measured = trainer.step(batch(policy), step=0, version=0)
+        results.append((copied(policy.weights()), measured))
+    for name, weight in results[0][0].items():
+        torch.testing.assert_close(weight, results[1][0][name], rtol=1e-4, atol=1e-6)
+    for name, value in results[0][1].items():
+        assert value == pytest.approx(results[1][1][name], rel=1e-3, abs=1e-5), name
+
+
+def test_the_first_update_is_on_policy(folder: Path) -> None:
+    policy, trainer = made(folder)
+    measured = trainer.step(batch(policy, version=2), step=0, version=5)
+    assert measured["behaviour_weight_mean"] == pytest.approx(1.0, abs=1e-4)
+    assert measured["behaviour_ess"] == pytest.approx(1.0, abs=1e-4)
+    assert measured["clipped_fraction"] == measured["capped_fraction"] == 0.0
+    assert (measured["staleness_mean"], measured["staleness_max"]) == (3.0, 3)
+    assert 0 < measured["entropy"] <= np.log(VOCAB) + 1e-4
+
+
+def test_several_minibatches_move_away_from_the_proximal_policy(folder: Path) -> None:
+    policy, trainer = made(folder, minibatches=4)
+    before = copied(policy.weights())
+    measured = trainer.step(batch(policy), step=0, version=0)
+    assert measured["kl_prox_current"] > 1e-5
+    assert measured["behaviour_weight_mean"] == pytest.approx(1.0, abs=1e-4)
+    assert not same(policy.weights(), before)
+    _, once = made(folder)
+    assert once.step(batch(policy), step=0, version=0)["kl_prox_current"] == pytest.approx(0.0, abs=1e-9)
+
+
+def test_tokens_that_are_too_old_are_left_out_and_counted(folder: Path) -> None:
+    policy, trainer = made(folder, max_staleness=1)
+    before = copied(policy.weights())
+    groups = batch(policy, version=3)
+    actions = sum(t.num_actions for g in groups for t in g.trajectories)
+    measured = trainer.step(groups, step=0, version=5)
+    assert measured["tokens_too_old"] == actions
+    assert (measured["staleness_max"], measured["grad_norm"]) == (0, 0.0)
+    assert same(policy.weights(), before)
+    mixed = [*groups[:2], *batch(policy, seed=1, version=4)[2:]]
+    young = sum(t.num_actions for g in mixed[2:] for t in g.trajectories)
+    measured = trainer.step(mixed, step=0, version=5)
+    old = sum(t.num_actions for g in mixed[:2] for t in g.trajectories)
+    assert (measured["tokens_too_old"], measured["staleness_mean"]) == (old, 1.0)
+    assert young > 0 and not same(policy.weights(), before)
+
+
+def test_a_loss_that_is_not_finite_leaves_the_weights_alone(folder: Path) -> None:
+    policy, trainer = made(folder)
+    groups = batch(policy)
+    head = next(parameter for parameter in policy.parameters())
+    with torch.no_grad():
+        head.fill_(float("nan"))
+    others = {name: weight for name, weight in copied(policy.weights()).items() if weight.isfinite().all()}
+    with pytest.raises(TrainingError, match="is nan at step 7"):
+        trainer.step(groups, step=7, version=0)
+    assert same(others, policy.weights())
+
+
+def test_the_reward_of_a_bandit_rises(folder: Path) -> None:
+    """One token is rewarded; sampled from the policy itself, it becomes the likely one."""
+    policy, trainer = made(folder, optimizer={"lr": 0.02})
+    torch.manual_seed(0)
+    every_token = [
+        TokenTrajectory(
+            np.array([1, 2, 3, token], np.int32), np.array([-1, -1, -1, 0], np.int32), np.zeros(4, np.float32), 0.0
+        )
+        for token in range(VOCAB)
+    ]
+    rewards = []
+    for step in range(12):
+        with torch.no_grad():
+            probabilities = policy.logprobs(pack(every_token))[0].exp()
+        groups = []
+        for number in range(4):
+            tokens = torch.multinomial(probabilities, 8, replacement=True).tolist()
+            answers = [answered(policy, [1, 2, 3, token], 3, float(token < 6), step) for token in tokens]
+            groups.append(Group(4 * step + number, tuple(answers)))
+        rewards.append(trainer.step(groups, step=step, version=step)["reward_mean"])
+    assert np.mean(rewards[:2]) < 0.5
+    assert np.mean(rewards[-3:]) > 0.85

@@ -1,0 +1,375 @@
+"""The worker's logic, over a real broker; the engine answers without a model."""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from areal.broker.bulletin import DRAIN, Bulletin
+from areal.broker.client import Client, connect
+from areal.broker.config import BrokerConfig
+from areal.broker.errors import BrokerUnavailable, DeadlineExceeded, EngineDied, EngineError
+from areal.broker.lane import Lane
+from areal.broker.server import EmbeddedRedis
+from areal.broker.trajectory import Group, Prompt, TokenTrajectory
+from areal.broker.weights import WeightStore
+from areal.rollout.config import RolloutConfig
+from areal.rollout.engine import Completion, Engine, Request
+from areal.rollout.follower import WeightFollower
+from areal.rollout.worker import Parts, RolloutWorker, Served
+from areal.rollout.workflow import trajectory_of
+
+BROKER = BrokerConfig(lease_s=1.0, max_attempts=3)
+ROLLOUT = RolloutConfig(max_concurrent=8, weights_timeout_s=5.0)
+
+
+class EchoEngine:
+    """Answers a request with its own prompt under the weights it has, after `delay_s`; dies when told to."""
+
+    def __init__(self) -> None:
+        self.version = -1
+        self.starts = 0
+        self.stops = 0
+        self.delay_s = 0.0
+        self.start_s = 0.0
+        self.alive = False
+        self.requests = 0
+        self._death = asyncio.Event()
+
+    async def start(self) -> None:
+        await asyncio.sleep(self.start_s)
+        self.starts += 1
+        self.alive = True
+        self.version = -1
+        self._death = asyncio.Event()
+
+    def die(self) -> None:
+        self.alive = False
+        self._death.set()
+
+    async def generate(self, request: Request) -> Completion:
+        self.requests += 1
+        if not self.alive:
+            raise EngineDied("the engine is dead")
+        if self.version < 0:
+            raise EngineError("no weights")
+        try:
+            await asyncio.wait_for(self._death.wait(), self.delay_s or 0.001)
+        except TimeoutError:
+            pass
+        else:
+            raise EngineDied("the engine died under a request")
+        tokens = np.array(request.prompt_tokens, np.int32)
+        versions = np.full(len(tokens), self.version, np.int32)
+        return Completion(tokens, np.full(len(tokens), -0.5, np.float32), versions, "text", "stop")
+
+    async def update_weights(self, version: int, path: Path) -> float:
+        if not self.alive:
+            raise EngineDied("the engine is dead")
+        assert (path / "weights").read_text() == str(version)
+        self.version = version
+        return 0.001
+
+    async def stop(self) -> None:
+        self.stops += 1
+        self.alive = False
+
+
+class Echo:
+    """A workflow of one request for each sequence; prompts in `failing` raise, as often as is said there."""
+
+    def __init__(self) -> None:
+        self.failing: dict[int, int] = {}
+
+    async def run(self, prompt: Prompt, engine: Engine) -> list[TokenTrajectory]:
+        if self.failing.get(prompt.id, 0) > 0:
+            self.failing[prompt.id] -= 1
+            raise RuntimeError(f"prompt {prompt.id} is not to the workflow's taste")
+        request = Request((1, 2), 2, 1.0)
+        completions = await asyncio.gather(*(engine.generate(request) for _ in range(prompt.group_size)))
+        return [trajectory_of((1, 2), completion, 1.0, {"echo": 1.0}) for completion in completions]
+
+
+class Stage:
+    """A broker with two lanes and a learner's hand on it."""
+
+    def __init__(self, client: Client, run: str, folder: Path) -> None:
+        self.client, self.run = client, run
+        self.train, self.eval = (Lane(client, run, name, BROKER) for name in ("train", "eval"))
+        self.bulletin = Bulletin(client, run)
+        self.epoch = self.bulletin.lead()
+        self.store = WeightStore(client, run, folder)
+        self.engine, self.workflow = EchoEngine(), Echo()
+
+    def publish(self, version: int) -> None:
+        self.store.publish(version, lambda to: (to / "weights").write_text(str(version)) and None, epoch=self.epoch)
+
+    def issue(self, lane: Lane, count: int, *, min_version: int = 0) -> None:
+        first = lane.depth().issued
+        lane.issue([Prompt(first + i, min_version, 2, {"prompt": "x"}) for i in range(count)], epoch=self.epoch)
+
+    def worker(self, name: str = "rollout-0", engine: EchoEngine | None = None, **rollout: Any) -> RolloutWorker:
+        engine = engine or self.engine
+        settings = ROLLOUT.model_copy(update=rollout)
+        follower = WeightFollower(self.store, engine, timeout_s=settings.weights_timeout_s)
+        lanes = (
+            Served(Lane(self.client, self.run, "eval", BROKER), 2),
+            Served(Lane(self.client, self.run, "train", BROKER), 2),
+        )
+        return RolloutWorker(name, Parts(engine, self.workflow, follower, lanes, self.bulletin), settings, BROKER)
+
+    def groups(self, lane: Lane) -> list[Group]:
+        return [d.group for d in lane.take("0", count=100, timeout_s=0.01)[0]]
+
+    def records(self, kind: str) -> list[dict[str, Any]]:
+        return [record for record in self.bulletin.read("0", timeout_s=0.01)[0] if record["kind"] == kind]
+
+
+@pytest.fixture
+def stage(client: Client, run: str, tmp_path: Path) -> Stage:
+    return Stage(client, run, tmp_path)
+
+
+async def until(holds: Callable[[], bool], *, timeout_s: float = 15.0) -> None:
+    deadline = time.monotonic() + timeout_s
+    while not await asyncio.to_thread(holds):
+        assert time.monotonic() < deadline, "it did not come about in time"
+        await asyncio.sleep(0.02)
+
+
+def play(stage: Stage, scene: Callable[[], Awaitable[None]], worker: RolloutWorker | None = None) -> None:
+    """Run a worker beside the scene, then drain it."""
+
+    async def both() -> None:
+        async with asyncio.timeout(30):
+            working = asyncio.create_task((worker or stage.worker()).run())
+            acting = asyncio.ensure_future(scene())
+            await asyncio.wait([working, acting], return_when=asyncio.FIRST_COMPLETED)
+            if working.done():
+                acting.cancel()
+            else:
+                await acting
+                stage.bulletin.order(DRAIN)
+            await working
+
+    asyncio.run(both())
+
+
+def test_groups_of_both_lanes_are_completed(stage: Stage) -> None:
+    stage.publish(0)
+    stage.issue(stage.train, 6)
+    stage.issue(stage.eval, 3)
+
+    async def scene() -> None:
+        await until(lambda: stage.train.depth().groups == 6 and stage.eval.depth().groups == 3)
+        await asyncio.sleep(1.2)
+
+    play(stage, scene)
+    groups = stage.groups(stage.train)
+    assert sorted(group.prompt_id for group in groups) == list(range(6))
+    assert all(group.worker == "rollout-0" and group.finished_at >= group.started_at > 0 for group in groups)
+    assert all(len(group.trajectories) == 2 and group.oldest_version == 0 for group in groups)
+    record = stage.records("worker")[-1]
+    assert (record["groups_completed"], record["tokens_generated"], record["in_flight"]) == (9, 36, 0)
+    assert (record["version"], record["weight_updates"], record["retries"]) == (0, 1, 0)
+    assert 0 < record["busy_s"] <= record["alive_s"]
+    assert (stage.engine.starts, stage.engine.stops) == (1, 1)
+
+
+def test_a_prompt_waits_for_its_version(stage: Stage) -> None:
+    stage.publish(0)
+    stage.issue(stage.train, 1, min_version=2)
+    stage.issue(stage.train, 1, min_version=0)
+
+    async def scene() -> None:
+        await until(lambda: stage.train.depth().groups == 1)
+        await asyncio.sleep(0.2)
+        assert stage.train.depth().groups == 1
+        await asyncio.to_thread(stage.publish, 1)
+        await asyncio.to_thread(stage.publish, 2)
+        await until(lambda: stage.train.depth().groups == 2)
+
+    play(stage, scene)
+    assert {group.prompt_id: group.oldest_version for group in stage.groups(stage.train)} == {1: 0, 0: 2}
+    assert sum(len(record["update_pause_ms"]) for record in stage.records("worker")) >= 2
+
+
+def test_damaged_weights_are_passed_over(stage: Stage) -> None:
+    stage.publish(0)
+
+    async def scene() -> None:
+        await until(lambda: stage.engine.version == 0)
+        stage.store.publish(1, lambda to: (to / "weights").write_text("1") and None, epoch=stage.epoch)
+        await until(lambda: stage.engine.version == 1)
+        folder = stage.store._directory / "damaged"
+        folder.mkdir()
+        stage.client.xadd(stage.store._stream, {"version": 2, "path": str(folder), "digest": 1})
+        await asyncio.sleep(0.3)
+        assert stage.engine.version == 1
+        await asyncio.to_thread(stage.publish, 3)
+        await until(lambda: stage.engine.version == 3)
+
+    play(stage, scene)
+
+
+def test_a_failing_workflow_is_tried_again_then_buried(stage: Stage) -> None:
+    stage.publish(0)
+    stage.workflow.failing = {0: 2, 1: 99}
+    stage.issue(stage.train, 3)
+
+    async def scene() -> None:
+        await until(lambda: stage.train.depth().groups == 2 and stage.train.depth().dead == 1)
+
+    play(stage, scene)
+    (letter,) = stage.train.dead_letters()
+    assert (letter.prompt_id, letter.attempts, letter.worker) == (1, 3, "rollout-0")
+    assert "prompt 1 is not to the workflow's taste" in letter.cause and "Traceback" in letter.cause
+    levels = [record["level"] for record in stage.records("event")]
+    assert (levels.count("warning"), levels.count("error")) == (4, 1)
+    assert stage.records("worker")[-1]["retries"] == 5
+
+
+def test_a_dead_engine_is_started_again_once(stage: Stage) -> None:
+    stage.publish(0)
+    stage.engine.delay_s = 0.3
+    stage.issue(stage.train, 4)
+
+    async def scene() -> None:
+        await until(lambda: stage.engine.requests == 8)
+        stage.engine.start_s = 2.5  # long enough to lease, and fail, each prompt too often
+        stage.engine.die()
+        await until(lambda: stage.train.depth().groups == 4)
+
+    play(stage, scene)
+    assert stage.engine.starts == 2
+    assert stage.train.depth().dead == 0
+    assert stage.engine.requests == 16
+    assert stage.engine.version == 0
+
+
+def test_an_engine_that_dies_in_an_update_is_started_again(stage: Stage) -> None:
+    stage.publish(0)
+
+    async def scene() -> None:
+        await until(lambda: stage.engine.version == 0)
+        stage.engine.die()
+        await asyncio.to_thread(stage.publish, 1)
+        await asyncio.to_thread(stage.issue, stage.train, 1, min_version=1)
+        await until(lambda: stage.train.depth().groups == 1)
+
+    play(stage, scene)
+    assert (stage.engine.starts, stage.engine.version) == (2, 1)
+
+
+def test_an_engine_that_does_not_start_again_ends_the_worker(stage: Stage) -> None:
+    class Broken(EchoEngine):
+        async def start(self) -> None:
+            if self.starts:
+                raise EngineError("no memory")
+            await super().start()
+
+    engine = Broken()
+    engine.delay_s = 5.0
+    stage.publish(0)
+    stage.issue(stage.train, 1)
+
+    async def scene() -> None:
+        await until(lambda: engine.requests == 2)
+        engine.die()
+        await asyncio.sleep(20)
+
+    with pytest.raises(EngineError, match="no memory"):
+        play(stage, scene, stage.worker(engine=engine))
+    assert engine.stops >= 1
+
+
+def test_draining_hands_prompts_back_uncharged(stage: Stage) -> None:
+    stage.publish(0)
+    stage.engine.delay_s = 20.0
+    stage.issue(stage.train, 3)
+    play(stage, lambda: until(lambda: stage.engine.requests == 6))
+    leases = Lane(stage.client, stage.run, "train", BROKER).lease("another", count=3, timeout_s=1)
+    assert sorted((lease.prompt.id, lease.attempt) for lease in leases) == [(0, 1), (1, 1), (2, 1)]
+    assert stage.train.depth().prompts == 3
+
+
+def test_a_lost_lease_cancels_its_answers(stage: Stage) -> None:
+    stage.publish(0)
+    stage.engine.delay_s = 20.0
+    stage.issue(stage.train, 1)
+    cancelled = asyncio.Event()
+
+    class Noticing(Echo):
+        async def run(self, prompt: Prompt, engine: Engine) -> list[TokenTrajectory]:
+            try:
+                return await super().run(prompt, engine)
+            except asyncio.CancelledError:
+                cancelled.set()
+                raise
+
+    stage.workflow = Noticing()
+
+    async def scene() -> None:
+        await until(lambda: stage.engine.requests == 2)
+        keys = stage.train._prompts
+        entry = stage.client.xpending_range(keys, "rollout", "-", "+", 1)[0]["message_id"]
+        stage.client.xclaim(keys, "rollout", "another", 0, [entry])
+        async with asyncio.timeout(5):
+            await cancelled.wait()
+
+    play(stage, scene)
+    assert stage.train.depth().prompts == 1
+
+
+def test_a_worker_never_has_more_under_way_than_allowed(stage: Stage) -> None:
+    stage.publish(0)
+    stage.engine.delay_s = 20.0
+    stage.issue(stage.train, 20)
+
+    async def scene() -> None:
+        await until(lambda: stage.engine.requests == 8)
+        await asyncio.sleep(0.5)
+
+    play(stage, scene)
+    assert stage.engine.requests == 8
+
+
+def test_a_broker_that_is_gone_ends_the_worker(tmp_path: Path) -> None:
+    server = EmbeddedRedis(tmp_path / "redis")
+    client = connect(server.start(), timeout_s=0.5)
+    stage = Stage(client, "run", tmp_path / "weights")
+    stage.publish(0)
+
+    async def scene() -> None:
+        await until(lambda: stage.engine.version == 0)
+        await asyncio.to_thread(server.stop)
+        await asyncio.sleep(20)
+
+    began = time.monotonic()
+    with pytest.raises(BrokerUnavailable, match="did not answer"):
+        play(stage, scene)
+    assert time.monotonic() - began < 10
+    assert stage.engine.stops == 1
+    client.close()
+
+
+def test_a_wait_for_weights_has_a_deadline(stage: Stage) -> None:
+    follower = WeightFollower(stage.store, stage.engine, timeout_s=0.2)
+
+    async def scene() -> None:
+        with pytest.raises(DeadlineExceeded, match=r"the learner published no weights within 0\.2 s"):
+            await follower.reload()
+        with pytest.raises(DeadlineExceeded, match=r"weights of version 3 did not arrive from the learner .* is on -1"):
+            await follower.at_least(3)
+
+    asyncio.run(scene())
+
+
+def test_without_weights_the_worker_ends_with_their_deadline(stage: Stage) -> None:
+    with pytest.raises(DeadlineExceeded, match="published no weights"):
+        play(stage, lambda: asyncio.sleep(20), stage.worker(weights_timeout_s=0.2))
+    assert stage.engine.stops == 1
