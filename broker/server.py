@@ -6,6 +6,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import time
 from pathlib import Path
 
 from .client import connect
@@ -13,6 +14,7 @@ from .errors import BrokerUnavailable
 from .lifetime import begin_child
 
 STOP_TIMEOUT_S = 10.0
+ANSWER_TIMEOUT_S = 0.5
 
 SETTINGS = """\
 bind 127.0.0.1
@@ -40,6 +42,11 @@ class EmbeddedRedis:
     @property
     def url(self) -> str:
         return f"redis://:{self._password}@127.0.0.1:{self._port}/0"
+
+    @property
+    def alive(self) -> bool:
+        """Whether the server that was started still runs."""
+        return self._process is not None and self._process.poll() is None
 
     @property
     def pid(self) -> int:
@@ -71,7 +78,7 @@ class EmbeddedRedis:
 
     def stop(self) -> None:
         """Stop it, its data on disk; killed if it does not."""
-        if self._process is None or self._process.poll() is not None:
+        if self._process is None or not self.alive:
             return
         self._process.send_signal(signal.SIGTERM)
         try:
@@ -82,15 +89,19 @@ class EmbeddedRedis:
 
     def _await_answer(self) -> None:
         assert self._process is not None
-        try:
-            connect(self.url, timeout_s=self._start_timeout_s).close()
-        except BrokerUnavailable as error:
-            exit_code = self._process.poll()
-            self.stop()
-            raise BrokerUnavailable(
-                f"redis-server did not start within {self._start_timeout_s:g} s (exit code {exit_code}); "
-                f"see {self._directory / 'redis.log'}"
-            ) from error
+        deadline = time.monotonic() + self._start_timeout_s
+        while True:
+            try:
+                return connect(self.url, timeout_s=ANSWER_TIMEOUT_S).close()
+            except BrokerUnavailable as error:
+                exit_code = self._process.poll()
+                if exit_code is None and time.monotonic() < deadline:
+                    continue
+                self.stop()
+                raise BrokerUnavailable(
+                    f"redis-server did not start within {self._start_timeout_s:g} s (exit code {exit_code}); "
+                    f"see {self._directory / 'redis.log'}"
+                ) from error
 
 
 def find_server() -> str:

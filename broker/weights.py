@@ -71,7 +71,7 @@ class WeightStore:
         except redis.ResponseError as error:
             shutil.rmtree(path, ignore_errors=True)
             raise BrokerError(f"version {version} cannot be published: {error} is not below it") from error
-        self._forget_old()
+        self._forget_old(epoch)
         return published
 
     def latest(self) -> Published | None:
@@ -89,10 +89,11 @@ class WeightStore:
         newest = self.latest()
         return newest if newest is not None and newest.version > after else None
 
-    def _forget_old(self) -> None:
+    def _forget_old(self, epoch: int) -> None:
+        """Delete what is no longer announced, but never a folder of a later epoch, whose announcement may be to come."""
         announced = {Path(fields[b"path"].decode()) for _, fields in self._client.xrange(self._stream)}
-        for folder in self._directory.iterdir():
-            if folder not in announced:
+        for folder in self._directory.glob("*-*"):
+            if folder not in announced and int(folder.name.rpartition("-")[2]) <= epoch:
                 shutil.rmtree(folder, ignore_errors=True)
 
 

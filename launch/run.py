@@ -10,6 +10,7 @@ from typing import Any
 
 from ..broker.bulletin import DRAIN, RUN, Bulletin
 from ..broker.client import connect
+from ..broker.errors import BrokerUnavailable
 from ..broker.server import EmbeddedRedis
 from .config import RunConfig, to_yaml
 from .models import resolve_model
@@ -23,6 +24,8 @@ logger = logging.getLogger(__name__)
 
 SUMMARY_EVERY_S = 5.0
 READ_S = 0.25
+ANSWER_S = 2.0
+"""How long a call of the driver waits for Redis before it looks whether the server still lives."""
 
 
 def execute(config: RunConfig, config_folder: Path) -> int:
@@ -52,6 +55,7 @@ class Driver:
         self._rundir = rundir
         self._progress = progress
         self._tally = Tally(time.time(), earlier=rundir.earlier, invocations=rundir.invocations)
+        self._server: EmbeddedRedis | None = None
         self._interrupts = 0
         self._finished = False
         self._saved_at = time.monotonic()
@@ -59,7 +63,7 @@ class Driver:
     def run(self) -> int:
         """Start everything, follow it to its end, stop everything."""
         with self._interruptible(), self._redis() as url:
-            bulletin = Bulletin(connect(url, timeout_s=self._config.broker.timeout_s), self._config.run)
+            bulletin = Bulletin(connect(url, timeout_s=ANSWER_S), self._config.run)
             bulletin.order(RUN)
             after = bulletin.last()
             supervisor = Supervisor(
@@ -79,7 +83,7 @@ class Driver:
     def _follow(self, supervisor: Supervisor, bulletin: Bulletin, after: str) -> None:
         drained_by: float | None = None
         while not supervisor.all_done():
-            records, after = bulletin.read(after, timeout_s=READ_S)
+            records, after = self._read(bulletin, after)
             for record in records:
                 self._take(record)
             supervisor.tick()
@@ -94,8 +98,24 @@ class Driver:
                 )
                 return
             self._save_now_and_then()
-        for record in bulletin.read(after, timeout_s=READ_S)[0]:
+        for record in self._read(bulletin, after)[0]:
             self._take(record)
+
+    def _read(self, bulletin: Bulletin, after: str) -> tuple[list[dict[str, Any]], str]:
+        """New records; a Redis of the run's own that has died is started again, any other waited for.
+
+        Raises BrokerUnavailable when it stays away for broker.timeout_s, after which the roles give up too.
+        """
+        deadline = time.monotonic() + self._config.broker.timeout_s
+        while True:
+            if self._server is not None and not self._server.alive:
+                self._say("redis died; starting it again on its append-only file", "warning")
+                self._server.start()
+            try:
+                return bulletin.read(after, timeout_s=READ_S)
+            except BrokerUnavailable:
+                if time.monotonic() > deadline:
+                    raise
 
     def _take(self, record: dict[str, Any]) -> None:
         self._rundir.write(record)
@@ -119,7 +139,8 @@ class Driver:
         from .rundir import METRICS, read_metrics
 
         draw_reward_curve(read_metrics(self._rundir.path / METRICS), self._rundir.chart, run=self._config.run)
-        self._progress.finish(summary, self._rundir.path)
+        if summary["steps"]:
+            self._progress.finish(summary, self._rundir.path)
 
     def _roles(self, url: str) -> list[RoleSpec]:
         names = ["learner", *(f"rollout-{index}" for index in range(self._config.rollout.workers))]
@@ -135,12 +156,12 @@ class Driver:
         if self._config.broker.url is not None:
             yield self._config.broker.url
             return
-        server = EmbeddedRedis(self._rundir.path / "redis", start_timeout_s=self._config.broker.timeout_s)
+        self._server = EmbeddedRedis(self._rundir.path / "redis", start_timeout_s=self._config.broker.timeout_s)
         self._say("starting redis")
         try:
-            yield server.start()
+            yield self._server.start()
         finally:
-            server.stop()
+            self._server.stop()
 
     @contextmanager
     def _interruptible(self) -> Iterator[None]:

@@ -13,10 +13,11 @@ from pathlib import Path
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from ..broker.errors import ModelError
+from ..broker.errors import DeadlineExceeded, ModelError
 from ..broker.weights import checksum, flush
 
 STATE_FILE = "state.json"
+WRITE_TIMEOUT_S = 1800.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,9 +55,12 @@ class CheckpointStore:
         self._pending = self._writer.submit(self._write, snapshot, done)
 
     def wait(self) -> None:
-        """Until the write under way is durable; raises its error."""
+        """Until the write under way is durable; raises its error, or DeadlineExceeded."""
         if self._pending is not None:
-            self._pending.result()
+            try:
+                self._pending.result(WRITE_TIMEOUT_S)
+            except TimeoutError as error:
+                raise DeadlineExceeded(f"a checkpoint was not written within {WRITE_TIMEOUT_S:g} s") from error
             self._pending = None
 
     def load_latest(self) -> Snapshot | None:
@@ -68,6 +72,9 @@ class CheckpointStore:
         return sorted(self._directory.glob("step-*"))
 
     def _write(self, snapshot: Snapshot, done: Callable[[], None]) -> None:
+        folder = self._directory / f"step-{snapshot.state.step:08d}"
+        if folder.exists():  # whole, since it bears its name; nothing was trained since
+            return done()
         self._directory.mkdir(parents=True, exist_ok=True)
         aside = self._directory / ".partial"
         shutil.rmtree(aside, ignore_errors=True)
@@ -79,8 +86,6 @@ class CheckpointStore:
         state = asdict(snapshot.state) | {"digest": checksum(tensors)}
         (aside / STATE_FILE).write_text(json.dumps(state))
         flush(aside)
-        folder = self._directory / f"step-{snapshot.state.step:08d}"
-        shutil.rmtree(folder, ignore_errors=True)
         aside.rename(folder)
         flush(self._directory)
         for old in self._folders()[: -self._keep]:

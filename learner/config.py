@@ -127,7 +127,7 @@ class WarmstartConfig(BaseModel):
     output: Path = Field(description="folder that the model is written to")
     steps: int = Field(1300, ge=1)
     batch_size: int = Field(128, ge=1)
-    lr: float = Field(2e-3, gt=0)
+    lr: float = Field(5e-3, gt=0)
     seed: int = Field(0)
     lazy_fraction: float = Field(0.6, ge=0, le=1, description="share of demonstrations that skip the trace")
     wrong_fraction: float = Field(0.8, ge=0, le=1, description="share of those that give another problem's answer")

@@ -15,6 +15,7 @@ import torch
 from ..broker.bulletin import DRAIN, Bulletin
 from ..broker.client import Client
 from ..broker.config import BrokerConfig
+from ..broker.errors import TrainingError
 from ..broker.lane import Delivery, Lane
 from ..broker.weights import WeightStore
 from .checkpoint import CheckpointStore, LearnerState, Snapshot, copied
@@ -32,6 +33,7 @@ from .trainer import Trainer
 logger = logging.getLogger(__name__)
 
 FINAL_EVALUATION_S = 300.0
+MAX_REFUSED = 3
 
 
 @dataclass(frozen=True)
@@ -101,12 +103,14 @@ class Learner:
         self._step = self._state.step
         self._version = self._state.version
         self._counted = self._state.groups_counted
+        self._refused = 0
 
     def run(self) -> None:
         """Train until the last step or the order to drain; leaves a checkpoint and a final record behind."""
         self._publish_start()
         self._event(f"learner: at step {self._step} of {self._settings.learner.steps}, waiting for groups")
-        self._evaluate()
+        if self._step < self._settings.learner.steps:
+            self._evaluate()
         while self._step < self._settings.learner.steps and not self._draining():
             if not self._one_step():
                 break
@@ -121,7 +125,12 @@ class Learner:
             return False
         taken = time.perf_counter()
         groups = [delivery.group for delivery in deliveries]
-        measured = self._trainer.step(groups, step=self._step, version=self._version)
+        try:
+            measured = self._trainer.step(groups, step=self._step, version=self._version)
+        except TrainingError as error:
+            self._refuse(deliveries, error)
+            return True
+        self._refused = 0
         self._source.settle(deliveries)
         self._counted += len(deliveries)
         self._step += 1
@@ -133,6 +142,14 @@ class Learner:
         timing = {"wait_s": taken - began, "train_s": trained - taken, "publish_s": publish_s}
         self._report_step(deliveries, measured | timing | {"step_s": time.perf_counter() - began})
         return True
+
+    def _refuse(self, deliveries: list[Delivery], error: TrainingError) -> None:
+        """Dead-letter a batch that cannot be learned from; raises its error when batch after batch is like that."""
+        self._refused += 1
+        if self._refused >= MAX_REFUSED:
+            raise TrainingError(f"{error}; {self._refused} batches in a row were like that") from error
+        self._source.reject(deliveries, str(error))
+        self._event(f"learner: {len(deliveries)} groups are dead-lettered: {error}", level="error")
 
     def _after_step(self) -> None:
         last = self._step == self._settings.learner.steps
@@ -147,16 +164,21 @@ class Learner:
         self._publisher.wait()
         finished = self._step >= self._settings.learner.steps
         if finished:
-            self._event("learner: the last evaluation")
-            self._evaluator.finish(FINAL_EVALUATION_S)
-            self._evaluate()
-            self._evaluator.finish(FINAL_EVALUATION_S)
+            self._evaluate_last()
         self._checkpoints.wait()
         self._source.close()
         self._evaluator.close()
         if finished:
             self._policy.save_pretrained(self._settings.directory / "model")
         self._bulletin.report(self._final_record(finished))
+
+    def _evaluate_last(self) -> None:
+        """Evaluate what the run has come to, after the round that may be under way."""
+        self._event("learner: the last evaluation")
+        ended = self._evaluator.finish(FINAL_EVALUATION_S)
+        self._evaluate()
+        if not (ended and self._evaluator.finish(FINAL_EVALUATION_S)):
+            self._event(f"learner: the last evaluation did not end within {FINAL_EVALUATION_S:g} s", level="warning")
 
     def _restore(self) -> LearnerState:
         """The state of the newest checkpoint, its tensors loaded; or that of the beginning."""
@@ -234,9 +256,9 @@ class Learner:
             "outstanding": outstanding,
         }
 
-    def _event(self, text: str) -> None:
+    def _event(self, text: str, level: str = "info") -> None:
         logger.info("%s", text)
-        self._bulletin.report({"kind": "event", "time": time.time(), "level": "info", "text": text})
+        self._bulletin.report({"kind": "event", "time": time.time(), "level": level, "text": text})
 
 
 def _mean_parts(deliveries: Sequence[Delivery]) -> dict[str, float]:

@@ -34,14 +34,18 @@ class Optimizer:
         """
         norm = float(torch.nn.utils.clip_grad_norm_(self._parameters, self._config.max_grad_norm))
         if not math.isfinite(norm):
-            self._adamw.zero_grad()
-            raise TrainingError(f"the gradient's norm is {norm} at step {step}; the weights are left as they were")
+            self.discard()
+            raise TrainingError(f"the gradient's norm is {norm} at step {step}; this update is not made")
         rate = learning_rate(self._config, step, self._total_steps)
         for group in self._adamw.param_groups:
             group["lr"] = rate
         self._adamw.step()
-        self._adamw.zero_grad()
+        self.discard()
         return norm, rate
+
+    def discard(self) -> None:
+        """Forget the gradients gathered."""
+        self._adamw.zero_grad()
 
     def state(self) -> dict[str, Tensor]:
         """The moments, named by the parameter's place: `3.exp_avg`."""

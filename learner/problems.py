@@ -19,7 +19,7 @@ ANSWER_MARK = "#"
 """What stands before the final answer in a demonstration."""
 
 COUNT_MEDIAN, COUNT_SIGMA, COUNT_MAX = 6, 1.04, 99
-"""Of the lognormal number of places in `count`: a median answer takes 28 tokens, one in a hundred takes 250 or more."""
+"""Of the lognormal number of places in `count`: a median answer takes 28 tokens, one in a hundred takes 240 or more."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,10 @@ from typing import Any
 from safetensors.torch import save_file
 from torch import Tensor
 
+from ..broker.errors import DeadlineExceeded
 from ..broker.weights import Published, WeightStore
+
+WRITE_TIMEOUT_S = 600.0
 
 
 class Publisher:
@@ -36,9 +39,12 @@ class Publisher:
         return waited_s
 
     def wait(self) -> None:
-        """Until the version under way is announced; raises its error."""
+        """Until the version under way is announced; raises its error, or DeadlineExceeded."""
         if self._pending is not None:
-            self._pending.result()
+            try:
+                self._pending.result(WRITE_TIMEOUT_S)
+            except TimeoutError as error:
+                raise DeadlineExceeded(f"weights were not written within {WRITE_TIMEOUT_S:g} s") from error
             self._pending = None
 
     def _write(self, folder: Path, weights: dict[str, Tensor]) -> None:

@@ -29,7 +29,7 @@ class GroupSource:
         self._lane = lane
         self._epoch = epoch
         self._ready: list[tuple[int, str, Delivery]] = []
-        self._seen: set[int] = set()
+        self._entries: dict[int, list[str]] = {}  # of the positions that wait or are being trained
         self._settled: list[str] = []
         self._changed = threading.Condition()
         self._error: Exception | None = None
@@ -75,8 +75,14 @@ class GroupSource:
         with self._changed:
             for delivery in deliveries:
                 self.ledger.add(delivery.group.prompt_id)
-                self._seen.discard(delivery.group.prompt_id)
-                self._settled.append(delivery.entry)
+                self._settled += self._entries.pop(delivery.group.prompt_id)
+
+    def reject(self, deliveries: list[Delivery], cause: str) -> None:
+        """Dead-letter groups that must not be learned from; others will be issued in their place."""
+        for delivery in deliveries:
+            self._lane.reject(delivery, cause)
+            with self._changed:
+                self._entries.pop(delivery.group.prompt_id, None)
 
     def acknowledge(self, entries: list[str]) -> None:
         """Remove groups from the broker, once a checkpoint that covers them is durable. Raises Fenced."""
@@ -106,16 +112,16 @@ class GroupSource:
                 self._changed.notify_all()
 
     def _admit(self, deliveries: list[Delivery]) -> None:
-        duplicates = []
+        """File new groups as waiting. A duplicate is only remembered, to be acknowledged with the one it repeats."""
         with self._changed:
             for delivery in deliveries:
                 position = delivery.group.prompt_id
-                if position in self.ledger or position in self._seen:
-                    duplicates.append(delivery.entry)
-                    continue
-                self._seen.add(position)
-                heapq.heappush(self._ready, (position, delivery.entry, delivery))
+                if position in self.ledger:
+                    logger.info("prompt %d was learned from before; its group is dropped", position)
+                    self._settled.append(delivery.entry)
+                elif position in self._entries:
+                    self._entries[position].append(delivery.entry)
+                else:
+                    self._entries[position] = [delivery.entry]
+                    heapq.heappush(self._ready, (position, delivery.entry, delivery))
             self._changed.notify_all()
-        if duplicates:
-            logger.info("%d groups were learned from before; they are dropped", len(duplicates))
-            self._lane.acknowledge(duplicates, epoch=self._epoch)

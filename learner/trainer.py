@@ -77,7 +77,8 @@ class Trainer:
         measured = _measure_batch(groups, version, self._max_staleness)
         totals: dict[str, float] = {}
         norms, rate = [0.0], 0.0
-        for minibatch in self._minibatches(groups, version):
+        minibatches = self._minibatches(groups, version)
+        for minibatch in minibatches:
             if not any(micro.keep_A.any() for micro in minibatch.microbatches):
                 continue
             for micro in minibatch.microbatches:
@@ -85,7 +86,7 @@ class Trainer:
                     totals[name] = totals.get(name, 0.0) + value
             norm, rate = self._optimizer.step(step)
             norms.append(norm)
-        return measured | _means(totals) | {"grad_norm": max(norms), "lr": rate}
+        return measured | _means(totals, len(minibatches)) | {"grad_norm": max(norms), "lr": rate}
 
     def _minibatches(self, groups: Sequence[Group], version: int) -> list[MiniBatch]:
         """The batch dealt into minibatches by group, with log π_prox where it differs from log π_θ."""
@@ -134,9 +135,8 @@ class Trainer:
             denominator=num_kept,
         )
         if not math.isfinite(float(objective.loss.detach())):
-            raise TrainingError(
-                f"the loss is {float(objective.loss.detach())} at step {step}; the weights are left as they were"
-            )
+            self._optimizer.discard()
+            raise TrainingError(f"the loss is {float(objective.loss.detach())} at step {step}; this update is not made")
         objective.loss.backward()
         sums = {field.name: float(getattr(objective, field.name).detach()) for field in fields(Objective)}
         return sums | {"entropy": float(entropy_A[micro.keep_A.to(device)].sum())}
@@ -171,18 +171,18 @@ def _measure_batch(groups: Sequence[Group], version: int, max_staleness: int) ->
         "tokens_too_old": len(staleness) - len(young),
         "groups": len(groups),
         "groups_without_variance": int(sum(group.rewards.min() == group.rewards.max() for group in groups)),
-        "tokens_trained": len(staleness),
+        "tokens_trained": len(young),
     }
 
 
-def _means(totals: dict[str, float]) -> dict[str, float]:
+def _means(totals: dict[str, float], num_minibatches: int) -> dict[str, float]:
     """The sums of a step as means over its kept actions; the ESS as a share of them."""
     kept = totals.get("num_kept", 0.0)
     names = ("loss", "entropy", "clipped_fraction", "capped_fraction", "behaviour_weight_mean", "behaviour_ess")
     if kept == 0:
         return dict.fromkeys((*names, "kl_behaviour_prox", "kl_prox_current"), 0.0)
     return {
-        "loss": totals["loss"],
+        "loss": totals["loss"] / num_minibatches,
         "entropy": totals["entropy"] / kept,
         "clipped_fraction": totals["num_clipped"] / kept,
         "capped_fraction": totals["num_capped"] / kept,

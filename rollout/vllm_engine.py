@@ -50,6 +50,7 @@ class VllmEngine:
         self._version = -1
         self._ids = itertools.count()
         self._llm: Any = None
+        self._tokenizer: Any = None
         self._lora: Any = None
         self._started = False
 
@@ -67,6 +68,7 @@ class VllmEngine:
             config = AsyncEngineArgs(**self._arguments()).create_engine_config()
             os.environ["VLLM_WORKER_MULTIPROC_METHOD"] = self._start_method()
             self._llm = AsyncLLM.from_vllm_config(config, disable_log_stats=True)
+            self._tokenizer = self._llm.get_tokenizer()
         except Exception as error:
             raise EngineError(f"vLLM did not start with model {self._model.path}: {error}") from error
 
@@ -74,6 +76,8 @@ class VllmEngine:
         """One completion; raises EngineDied if the engine dies first, EngineError if it refuses."""
         from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
 
+        if self._llm is None:
+            raise EngineDied("the engine is not running")
         output = None
         try:
             stream = self._llm.generate(
@@ -96,6 +100,8 @@ class VllmEngine:
         """Load the weights at `path` under requests in flight; returns the seconds for which these stood still."""
         from vllm.v1.engine.exceptions import EngineDeadError
 
+        if self._llm is None:
+            raise EngineDied("the engine is not running")
         began = time.perf_counter()
         try:
             await self._llm.pause_generation(mode="keep", clear_cache=True)
@@ -171,7 +177,7 @@ class VllmEngine:
             stop=list(request.stop),
             logprobs=0,
             flat_logprobs=True,
-            detokenize=True,
+            detokenize=bool(request.stop),  # token by token only where a stop string is looked for
             output_kind=RequestOutputKind.FINAL_ONLY,
         )
 
@@ -185,7 +191,7 @@ class VllmEngine:
             tokens=np.array(output.token_ids, np.int32),
             logprobs=np.minimum(np.array(output.logprobs.logprobs, np.float32), 0.0),
             versions=versions,
-            text=output.text,
+            text=output.text or self._tokenizer.decode(output.token_ids, skip_special_tokens=True),
             finish_reason=output.finish_reason,
         )
 

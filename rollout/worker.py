@@ -89,6 +89,8 @@ class RolloutWorker:
             room = self._max_sequences - sum(lease.prompt.group_size for _, lease in self._held.values())
             leased = await asyncio.to_thread(self._lease, room) if room > 0 else []
             for lane, lease in leased:
+                if any(lease.entry == held.entry for _, held in self._held.values()):
+                    continue  # its own, reclaimed because this process stood still for longer than a lease
                 task = tasks.create_task(self._serve(lane, lease))
                 self._held[task] = (lane, lease)
                 task.add_done_callback(lambda done: self._held.pop(done, None))

@@ -7,8 +7,10 @@ import pytest
 
 from areal.broker.bulletin import Bulletin
 from areal.broker.client import Client
+from areal.broker.codec import encode_group
 from areal.broker.config import BrokerConfig
-from areal.broker.errors import DeadlineExceeded, Fenced
+from areal.broker.errors import BrokerUnavailable, DeadlineExceeded, Fenced
+from areal.broker.keys import Keys
 from areal.broker.lane import Lane
 from areal.broker.trajectory import NOT_AN_ACTION, Group, Prompt, TokenTrajectory
 from areal.learner.config import DatasetConfig
@@ -50,6 +52,11 @@ class Stage:
         for position in positions:
             assert self.lane.complete(leases[position], group(position))
 
+    def add_group(self, position: int) -> None:
+        """What a Redis that came back a second older may hold: a group whose twin was learned from."""
+        key = Keys(self.run).of("train", "groups")
+        self.client.xadd(key, {"id": position, "body": encode_group(group(position))})
+
 
 @pytest.fixture
 def stage(client: Client, run: str) -> Iterator[Stage]:
@@ -90,7 +97,32 @@ def test_what_was_not_acknowledged_comes_again_to_the_next_learner(stage: Stage)
     second = stage.source(ledger)
     until(lambda: second.num_waiting == 2)
     assert [d.group.prompt_id for d in second.take(2, timeout_s=5, idle=lambda: False)] == [2, 3]
+    assert second.num_settled == 2, "a repeated group is dropped only when a checkpoint makes its twin durable"
+    second.acknowledge(second.settled())
+    assert stage.lane.depth().groups == 2
+
+
+def test_a_group_delivered_twice_is_acknowledged_with_its_twin(stage: Stage) -> None:
+    stage.complete(0)
+    stage.add_group(0)
+    source = stage.source()
+    until(lambda: source.num_waiting == 1)
+    taken = source.take(1, timeout_s=5, idle=lambda: False)
     until(lambda: stage.lane.depth().groups == 2)
+    time.sleep(0.2)
+    source.settle(taken)
+    assert source.num_settled == 2 and source.ledger.ranges() == [(0, 1)]
+    source.acknowledge(source.settled())
+    assert stage.lane.depth().groups == 0
+
+
+def test_rejected_groups_are_dead_letters(stage: Stage) -> None:
+    stage.complete(0, 1)
+    source = stage.source()
+    taken = source.take(2, timeout_s=5, idle=lambda: False)
+    source.reject(taken, "the loss is nan")
+    assert [letter.cause for letter in stage.lane.dead_letters()] == ["the loss is nan"] * 2
+    assert stage.lane.depth().groups == 0 and source.num_settled == 0
 
 
 def test_waiting_ends_at_its_deadline_or_when_idle_says_so(stage: Stage) -> None:
@@ -100,12 +132,24 @@ def test_waiting_ends_at_its_deadline_or_when_idle_says_so(stage: Stage) -> None
     assert source.take(2, timeout_s=5, idle=lambda: True) == []
 
 
-def test_an_error_of_the_fetching_thread_is_raised(stage: Stage) -> None:
-    stage.complete(0)
-    stage.bulletin.lead()
-    source = stage.source(Ledger([(0, 1)]))
-    with pytest.raises(Fenced):
+def test_an_error_of_the_fetching_thread_is_raised(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise BrokerUnavailable("gone")
+
+    monkeypatch.setattr(stage.lane, "take", fail)
+    source = stage.source()
+    with pytest.raises(BrokerUnavailable, match="gone"):
         source.take(1, timeout_s=5, idle=lambda: False)
+
+
+def test_a_learner_whose_epoch_is_over_cannot_acknowledge(stage: Stage) -> None:
+    stage.complete(0)
+    source = stage.source()
+    source.settle(source.take(1, timeout_s=5, idle=lambda: False))
+    stage.bulletin.lead()
+    with pytest.raises(Fenced):
+        source.acknowledge(source.settled())
+    assert stage.lane.depth().groups == 1
 
 
 class Rows:
