@@ -17,11 +17,6 @@ FUNCTIONS = """
 import asyncio, os, sys, time
 from pathlib import Path
 
-
-def reward_processes() -> list[psutil.Process]:
-    """The children of this process that are not somebody else's, such as the tests' redis-server."""
-    return [child for child in psutil.Process().children() if "areal.rewards" in " ".join(child.cmdline())]
-
 def length(completion): return len(completion)
 
 def pid(completion): return os.getpid()
@@ -56,6 +51,11 @@ def starts_a_child(completion):
     import subprocess
     return subprocess.Popen(["sleep", "600"]).pid
 """
+
+
+def reward_processes() -> list[psutil.Process]:
+    """The children of this process that are not somebody else's, such as the tests' redis-server."""
+    return [child for child in psutil.Process().children() if "areal.rewards" in " ".join(child.cmdline())]
 
 
 @pytest.fixture
