@@ -8,7 +8,9 @@ TORCH_WHEELS := $(wildcard $(PIP_FIND_LINKS)/torch-2.13.0+cpu*)
 TORCH_FROM := $(if $(TORCH_WHEELS),--find-links $(PIP_FIND_LINKS),--torch-backend cpu)
 CONFIG ?= configs/quickstart.yaml
 
+ifdef PIP_CERT
 export SSL_CERT_FILE ?= $(PIP_CERT)
+endif
 
 .PHONY: run test test-fast check fix setup clean
 

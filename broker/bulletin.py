@@ -1,10 +1,13 @@
 """What the roles tell the driver (records), and what the driver tells the roles (an order)."""
 
 import json
+import logging
 from typing import Any
 
 from .client import LONGEST_BLOCK_S, Client, stream_entries
 from .keys import Keys
+
+logger = logging.getLogger(__name__)
 
 MAX_RECORDS = 100_000
 RUN, DRAIN = "run", "drain"
@@ -28,7 +31,8 @@ class Bulletin:
         """The records posted after entry `after` ("0" for the oldest), and where to go on from."""
         block_ms = max(1, round(1000 * min(timeout_s, LONGEST_BLOCK_S)))
         entries = stream_entries(self._client.xread({self._records: after}, count=count, block=block_ms))
-        return [json.loads(fields[b"record"]) for _, fields in entries], entries[-1][0] if entries else after
+        records = [record for _, fields in entries if (record := _record(fields)) is not None]
+        return records, entries[-1][0] if entries else after
 
     def last(self) -> str:
         """The entry of the newest record, to read only what comes after."""
@@ -44,6 +48,20 @@ class Bulletin:
         word = self._client.get(self._order)
         return word.decode() if isinstance(word, bytes) else RUN
 
-    def lead(self) -> int:
-        """Begin a new epoch as the run's learner, and end every earlier one's."""
-        return int(self._client.incr(self._epoch))
+    def lead(self, after: int = 0) -> int:
+        """Begin a new epoch as the run's learner, above `after`, and end every earlier one's."""
+        with self._client.pipeline(transaction=True) as pipe:
+            pipe.set(self._epoch, after, nx=True)
+            pipe.incr(self._epoch)
+            return int(pipe.execute()[1])
+
+
+def _record(fields: dict[bytes, bytes]) -> dict[str, Any] | None:
+    try:
+        record = json.loads(fields.get(b"record", b""))
+    except ValueError:
+        record = None
+    if isinstance(record, dict) and {"kind", "time"} <= record.keys():
+        return record
+    logger.warning("a record that is none was left out: %.200r", fields)
+    return None

@@ -75,8 +75,8 @@ def connect(url: str, *, timeout_s: float = 30.0) -> Client:
             retry_on_error=[redis.ConnectionError, redis.TimeoutError],
             health_check_interval=15,
         )
-    except ValueError as error:
-        raise BrokerUnavailable(f"broker.url: {error} (wanted redis://[user:password@]host:port/0)") from error
+    except ValueError:
+        raise BrokerUnavailable("broker.url is not of the form redis://[user:password@]host:port/0") from None
     client.where = "redis at " + redacted(url)
     client.ping()
     connected: Client = client

@@ -80,6 +80,7 @@ class Lane:
         self._reclaimed_at = 0.0
         self._depth: Any = client.register_script(scripts.DEPTH)
         self._issue: Any = client.register_script(scripts.ISSUE)
+        self._skip_to = client.register_script(scripts.SKIP_TO)
         self._complete: Any = client.register_script(scripts.COMPLETE)
         self._renew = client.register_script(scripts.RENEW)
         self._release = client.register_script(scripts.RELEASE)
@@ -100,6 +101,10 @@ class Lane:
         bodies = [encode_prompt(prompt) for prompt in prompts]
         keys = [self._epoch_key, self._prompts, self._issued]
         return int(fenced(self._issue, keys, [epoch, prompts[0].id, *bodies]))
+
+    def skip_to(self, position: int, *, epoch: int) -> None:
+        """Issue nothing below `position` any more: a Redis that lost its data starts where the run stands. May be Fenced."""
+        fenced(self._skip_to, [self._epoch_key, self._issued], [epoch, position])
 
     def take(self, after: str, *, count: int, timeout_s: float) -> tuple[list[Delivery], str]:
         """Up to `count` groups that came after entry `after` ("0" for the oldest), and where to go on from.

@@ -20,6 +20,6 @@ def end_with_parent(parent: int | None = None) -> None:
 
 
 def begin_child() -> None:
-    """For `preexec_fn`: the child ends with its parent, and leaves the terminal's Ctrl-C to it."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    """For `preexec_fn`: the child ends with its parent, and in a session of its own hears no Ctrl-C of the terminal's."""
+    os.setsid()
     end_with_parent()

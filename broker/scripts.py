@@ -34,6 +34,16 @@ return issued
 """
 )
 
+# KEYS epoch, issued; ARGV epoch, position → the positions issued so far, at least `position`.
+SKIP_TO = (
+    FENCE
+    + """
+local issued = math.max(tonumber(redis.call('GET', KEYS[2]) or '0'), tonumber(ARGV[2]))
+redis.call('SET', KEYS[2], issued)
+return issued
+"""
+)
+
 # KEYS prompts, groups; ARGV consumer group, entry, prompt id, body → 1, or 0 if the prompt is no longer there.
 COMPLETE = """
 redis.call('XACK', KEYS[1], ARGV[1], ARGV[2])
@@ -93,7 +103,7 @@ if last[1] and last[1][2][2] == ARGV[2] and last[1][2][4] == ARGV[3] and last[1]
 if last[1] and tonumber(last[1][2][2]) >= tonumber(ARGV[2]) then
   return redis.error_reply('VERSION ' .. last[1][2][2])
 end
-redis.call('XADD', KEYS[2], '*', 'version', ARGV[2], 'path', ARGV[3], 'digest', ARGV[4])
+redis.call('XADD', KEYS[2], '*', 'version', ARGV[2], 'name', ARGV[3], 'digest', ARGV[4])
 redis.call('XTRIM', KEYS[2], 'MAXLEN', ARGV[5])
 return 1
 """

@@ -9,12 +9,13 @@ import subprocess
 import time
 from pathlib import Path
 
-from .client import connect
-from .errors import BrokerUnavailable
+from .client import Client, connect
+from .errors import BrokerError, BrokerUnavailable
 from .lifetime import begin_child
 
 STOP_TIMEOUT_S = 10.0
 ANSWER_TIMEOUT_S = 0.5
+OLDEST_VERSION = (6, 2)
 
 SETTINGS = """\
 bind 127.0.0.1
@@ -87,12 +88,21 @@ class EmbeddedRedis:
             self._process.kill()
             self._process.wait()
 
+    def _refuse_old(self, client: Client) -> None:
+        """Raises BrokerError, the server stopped, if it is too old to hand expired leases on."""
+        with client:
+            found = str(client.info("server")["redis_version"])
+        if tuple(int(part) for part in found.split(".")[:2]) < OLDEST_VERSION:
+            self.stop()
+            wanted = ".".join(map(str, OLDEST_VERSION))
+            raise BrokerError(f"{find_server()} is Redis {found}; {wanted} or newer is needed (or set broker.url)")
+
     def _await_answer(self) -> None:
         assert self._process is not None
         deadline = time.monotonic() + self._start_timeout_s
         while True:
             try:
-                return connect(self.url, timeout_s=ANSWER_TIMEOUT_S).close()
+                return self._refuse_old(connect(self.url, timeout_s=ANSWER_TIMEOUT_S))
             except BrokerUnavailable as error:
                 exit_code = self._process.poll()
                 if exit_code is None and time.monotonic() < deadline:

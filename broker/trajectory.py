@@ -13,6 +13,7 @@ NOT_AN_ACTION = -1
 """The version of a token that the policy did not sample (prompt, tool output)."""
 
 FINISH_REASONS = ("stop", "length")
+MAX_GROUP_SIZE = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +33,8 @@ class Prompt:
     def __post_init__(self) -> None:
         _require(isinstance(self.id, int) and self.id >= 0, f"prompt id {self.id!r} is not a position ≥ 0")
         _require(isinstance(self.min_version, int), f"min_version {self.min_version!r} is not an integer")
-        _require(isinstance(self.group_size, int) and self.group_size >= 1, f"group_size {self.group_size!r} < 1")
+        fits = isinstance(self.group_size, int) and 1 <= self.group_size <= MAX_GROUP_SIZE
+        _require(fits, f"group_size {self.group_size!r} is not within 1 to {MAX_GROUP_SIZE}")
         _require(isinstance(self.row, dict), "row is not a mapping")
 
 
@@ -62,6 +64,7 @@ class TokenTrajectory:
             _require(len(array) == len(self.tokens), f"{name} has {len(array)} entries for {len(self.tokens)} tokens")
         _require(bool((self.tokens >= 0).all()), "a token id is negative")
         _require(bool((self.versions >= NOT_AN_ACTION).all()), "a version is below -1")
+        _require(not self.action_mask[:1].any(), "the first token is an action: nothing before it predicts it")
         logprobs = self.behaviour_logprobs[self.action_mask]
         _require(len(logprobs) > 0, "there is no action: every token is marked as given")
         _require(bool(np.isfinite(logprobs).all()), "a behaviour log-probability is not finite")

@@ -5,6 +5,7 @@ aside, flushed to disk and renamed, and its checksum is verified by whoever load
 """
 
 import os
+import re
 import shutil
 import zlib
 from collections.abc import Callable
@@ -21,6 +22,7 @@ from .keys import Keys
 from .lane import fenced
 
 CHUNK_BYTES = 2**20
+FOLDER_NAME = re.compile(r"\d{8,}-\d+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +35,7 @@ class Published:
 
 
 class WeightStore:
-    """Publishes and fetches versions. `directory` is used by the learner alone: the announcement carries the path."""
+    """Publishes and fetches versions in a directory that both sides see; an announcement carries a folder's name only."""
 
     def __init__(self, client: Client, run: str, directory: Path, *, kept: int = 3) -> None:
         keys = Keys(run)
@@ -66,7 +68,7 @@ class WeightStore:
             fenced(
                 self._publish,
                 [self._epoch_key, self._stream],
-                [epoch, version, str(path), published.digest, self._kept],
+                [epoch, version, path.name, published.digest, self._kept],
             )
         except redis.ResponseError as error:
             shutil.rmtree(path, ignore_errors=True)
@@ -76,35 +78,52 @@ class WeightStore:
 
     def latest(self) -> Published | None:
         """The newest version, or None before the first."""
-        found = self._client.xrevrange(self._stream, count=1)
-        return _published(found[0][1]) if found else None
+        return self._newest()[1]
 
     def wait(self, after: int, *, timeout_s: float) -> Published | None:
         """The newest version above `after`, waited for at most `timeout_s` (and LONGEST_BLOCK_S); else None."""
-        newest = self.latest()
-        if newest is not None and newest.version > after:
-            return newest
-        block_ms = max(1, round(1000 * min(timeout_s, LONGEST_BLOCK_S)))
-        self._client.xread({self._stream: "$"}, count=1, block=block_ms)
-        newest = self.latest()
+        entry, newest = self._newest()
+        if newest is None or newest.version <= after:
+            block_ms = max(1, round(1000 * min(timeout_s, LONGEST_BLOCK_S)))
+            self._client.xread({self._stream: entry}, count=1, block=block_ms)
+            newest = self.latest()
         return newest if newest is not None and newest.version > after else None
+
+    def _newest(self) -> tuple[str, Published | None]:
+        """The last announcement's entry and what it says; ("0", None) before the first. Raises BrokerError."""
+        found = self._client.xrevrange(self._stream, count=1)
+        if not found:
+            return "0", None
+        entry, fields = found[0]
+        name = fields[b"name"].decode(errors="replace")
+        if not FOLDER_NAME.fullmatch(name):
+            raise BrokerError(f"weights were announced in a folder of the odd name {name!r}")
+        return entry.decode(), Published(int(fields[b"version"]), self._directory / name, int(fields[b"digest"]))
 
     def _forget_old(self, epoch: int) -> None:
         """Delete what is no longer announced, but never a folder of a later epoch, whose announcement may be to come."""
-        announced = {Path(fields[b"path"].decode()) for _, fields in self._client.xrange(self._stream)}
+        announced = {fields[b"name"].decode() for _, fields in self._client.xrange(self._stream)}
         for folder in self._directory.glob("*-*"):
-            if folder not in announced and int(folder.name.rpartition("-")[2]) <= epoch:
+            if folder.name not in announced and int(folder.name.rpartition("-")[2]) <= epoch:
                 shutil.rmtree(folder, ignore_errors=True)
 
 
 def verify(published: Published) -> None:
-    """Raises BrokerError unless the folder is there and whole."""
+    """Raises BrokerError unless the folder is there and whole, and holds tensors and their description only."""
     try:
+        odd = [file.name for file in published.path.iterdir() if not _is_expected(file)]
+        if odd:
+            raise BrokerError(f"version {published.version} at {published.path} holds {odd[0]!r}, which is no weights")
         found = checksum(published.path)
     except OSError as error:
         raise BrokerError(f"version {published.version} is not at {published.path}: {error}") from error
     if found != published.digest:
         raise BrokerError(f"version {published.version} at {published.path} is damaged (its checksum differs)")
+
+
+def _is_expected(file: Path) -> bool:
+    named = file.suffix == ".safetensors" or file.name == "adapter_config.json"
+    return named and file.is_file() and not file.is_symlink()
 
 
 def checksum(folder: Path) -> int:
@@ -125,7 +144,3 @@ def flush(folder: Path) -> None:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
-
-
-def _published(fields: dict[bytes, bytes]) -> Published:
-    return Published(int(fields[b"version"]), Path(fields[b"path"].decode()), int(fields[b"digest"]))

@@ -16,6 +16,8 @@ from ..broker import errors
 from ..broker.lifetime import begin_child
 from .roles import RoleSpec
 
+MAX_REPORT_BYTES = 65_536
+
 
 class RoleActor:
     """Runs one role."""
@@ -43,9 +45,19 @@ class RoleActor:
             process.stdin.write(self._spec.to_json().encode())
             process.stdin.close()
         exit_code = process.wait()
-        with os.fdopen(reading, "rb") as report:
-            if exit_code != 0:
-                raise _error_of(exit_code, report.read())
+        report = _read_now(reading)
+        os.close(reading)
+        if exit_code != 0:
+            raise _error_of(exit_code, report)
+
+
+def _read_now(descriptor: int) -> bytes:
+    """What lies in a pipe; a process that outlived the role may still hold its other end."""
+    os.set_blocking(descriptor, False)
+    try:
+        return os.read(descriptor, MAX_REPORT_BYTES)
+    except BlockingIOError:
+        return b""
 
 
 def _error_of(exit_code: int, report: bytes) -> Exception:

@@ -38,6 +38,11 @@ def _guarded(options: argparse.Namespace) -> int:
             raise
         print(f"\nareal: {error}", file=sys.stderr)
         return 2 if isinstance(error, ConfigError) else 1
+    except Exception as error:
+        if options.debug:
+            raise
+        print(f"\nareal: {type(error).__name__}: {error} (--debug shows where)", file=sys.stderr)
+        return 1
 
 
 def _run(options: argparse.Namespace) -> int:

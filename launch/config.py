@@ -1,6 +1,7 @@
 """The configuration of a run: YAML and `a.b=c` overrides, resolved and checked before anything starts."""
 
 import difflib
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, get_args
@@ -75,6 +76,10 @@ def load_run_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
     tree = _load(path, overrides)
     tree.setdefault("run", path.stem)
     config = validated(RunConfig, tree, path)
+    if config.cluster.address is not None and config.broker.url is None:
+        raise ConfigError(
+            f"{path}: cluster.address needs broker.url: the roles on other nodes must reach the same Redis"
+        )
     folder = path.resolve().parent
     dataset = config.dataset
     dataset.source = _found(dataset.source, folder)
@@ -92,9 +97,18 @@ def load_warmstart_config(path: Path, overrides: Sequence[str] = ()) -> Warmstar
     return config
 
 
+def without_secrets(config: BaseModel) -> dict[str, Any]:
+    """The configuration as JSON values, a user and password in broker.url taken out."""
+    tree = config.model_dump(mode="json")
+    url = tree.get("broker", {}).get("url")
+    if url:
+        tree["broker"]["url"] = re.sub(r"\bpassword=[^&]*", "password=***", re.sub(r"//.*@", "//***@", url))
+    return tree
+
+
 def to_yaml(config: BaseModel) -> str:
-    """The resolved configuration, as it goes into the run directory."""
-    text: str = OmegaConf.to_yaml(OmegaConf.create(config.model_dump(mode="json")))
+    """The resolved configuration, as it goes into the run directory, without secrets."""
+    text: str = OmegaConf.to_yaml(OmegaConf.create(without_secrets(config)))
     return text
 
 

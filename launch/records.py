@@ -13,6 +13,7 @@ metrics.jsonl and handed in again; what the worker records of an invocation came
 """
 
 import math
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from statistics import fmean, median
@@ -145,7 +146,8 @@ class Tally:
 
         - Learner numbers are over the steps of the lineage that lives; staleness is weighted by tokens.
         - reward_first, reward_last: mean reward over the first and the last three steps.
-        - groups_lost, groups_trained_twice, dead_letters, outstanding: null until the learner has said them at its end.
+        - groups_trained_twice: prompts that more than one of those steps learned from, by their own record.
+        - groups_lost, dead_letters, outstanding: null until the learner has said them at its end.
         - rollout_busy_fraction: of the time from each worker's first request on; learner_busy_fraction: train_s
           over the time of the steps.
         - time_to_first_step_s, tokens_per_s (generated, from the first step to the last) and update_pause_ms_p50
@@ -198,7 +200,8 @@ class Tally:
             "version": steps[-1]["version"] if steps else None,
             "finished": bool(final.get("finished", False)),
             "groups_trained": final.get("groups_trained", int(sum(numbers(steps, "groups")))),
-            **{key: final.get(key) for key in ("groups_lost", "groups_trained_twice", "dead_letters", "outstanding")},
+            "groups_trained_twice": _repeated(prompt for step in steps for prompt in step.get("prompt_ids", [])),
+            **{key: final.get(key) for key in ("groups_lost", "dead_letters", "outstanding")},
             "reward_first": fmean(rewards[:EDGE_STEPS]) if rewards else None,
             "reward_last": fmean(rewards[-EDGE_STEPS:]) if rewards else None,
             "staleness_mean": stale / tokens if tokens else None,
@@ -224,3 +227,9 @@ class Tally:
             return None
         (since, before), (until, after) = self._generated_first, self._generated_last
         return (after - before) / (until - since) if until > since else None
+
+
+def _repeated(prompts: Iterable[int]) -> int:
+    """How often a prompt comes that was there before."""
+    counts = Counter(prompts)
+    return counts.total() - len(counts)

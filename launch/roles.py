@@ -11,7 +11,6 @@ import json
 import logging
 import os
 import sys
-import traceback
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -21,8 +20,8 @@ from .config import RunConfig
 
 logger = logging.getLogger(__name__)
 
-MAX_REPORT_BYTES = 60_000
-"""Less than a pipe holds, so that writing it never blocks."""
+MAX_TEXT = 8_000
+"""Of an error: a report is then less than a pipe holds, and writing it never blocks."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +33,7 @@ class RoleSpec:
     model_path: str
     broker_url: str
     directory: str
+    run_key: str
     index: int = 0
 
     @property
@@ -65,7 +65,7 @@ def run_learner(spec: RoleSpec, config: RunConfig) -> None:
     from ..learner.learner import Learner, LearnerSettings
 
     settings = LearnerSettings(
-        run=config.run,
+        run=spec.run_key,
         directory=Path(spec.directory),
         model=config.model.model_copy(update={"path": spec.model_path}),
         dataset=config.dataset,
@@ -100,7 +100,7 @@ async def _rollout(spec: RoleSpec, config: RunConfig) -> None:
     rollout, lora = config.rollout, config.model.lora
     model = EngineModel(spec.model_path, config.model.dtype, lora.rank if lora else 0)
     engine = VllmEngine(model, rollout.engine, threads=rollout.threads, seed=config.seed + 1000 * (spec.index + 1))
-    store = WeightStore(client, config.run, Path(spec.directory) / "weights")
+    store = WeightStore(client, spec.run_key, Path(spec.directory) / "weights")
     pool = RewardPool(config.rewards)
     await pool.start()
     try:
@@ -109,10 +109,10 @@ async def _rollout(spec: RoleSpec, config: RunConfig) -> None:
             workflow=load_workflow(rollout, Tools(_tokenizer(spec.model_path), pool, rollout)),
             follower=WeightFollower(store, engine, timeout_s=rollout.weights_timeout_s),
             lanes=(
-                Served(Lane(client, config.run, "eval", config.broker), config.evaluation.samples),
-                Served(Lane(client, config.run, "train", config.broker), rollout.group_size),
+                Served(Lane(client, spec.run_key, "eval", config.broker), config.evaluation.samples),
+                Served(Lane(client, spec.run_key, "train", config.broker), rollout.group_size),
             ),
-            bulletin=Bulletin(client, config.run),
+            bulletin=Bulletin(client, spec.run_key),
         )
         await RolloutWorker(spec.name, parts, rollout, config.broker).run()
     finally:
@@ -135,15 +135,11 @@ def _prepare_process() -> None:
 
 
 def _tell(descriptor: int, error: BaseException) -> None:
-    """Write the error's kind, text and traceback as JSON, for the actor that waits."""
+    """Write the error's kind and text as JSON, for the actor that waits."""
     while isinstance(error, BaseExceptionGroup):  # what a task group gathered: the first is the cause
         error = error.exceptions[0]
-    report = {
-        "kind": type(error).__name__,
-        "text": str(error),
-        "traceback": "".join(traceback.format_exception(error)),
-    }
-    os.write(descriptor, json.dumps(report).encode()[:MAX_REPORT_BYTES])
+    report = {"kind": type(error).__name__, "text": str(error)[:MAX_TEXT]}
+    os.write(descriptor, json.dumps(report).encode())
 
 
 if __name__ == "__main__":

@@ -1,27 +1,31 @@
 """`areal run`: starts Redis and the roles, follows them, and leaves nothing running behind."""
 
+import importlib.util
 import logging
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from ..broker.bulletin import DRAIN, RUN, Bulletin
 from ..broker.client import connect
-from ..broker.errors import BrokerUnavailable
+from ..broker.errors import BrokerUnavailable, ConfigError, EngineError
 from ..broker.server import EmbeddedRedis
-from .config import RunConfig, to_yaml
+from .config import RunConfig, to_yaml, without_secrets
 from .models import resolve_model
 from .progress import Progress
 from .records import Tally
 from .roles import RoleSpec
-from .rundir import RunDirectory
+from .rundir import METRICS, RunDirectory, read_metrics
 from .supervisor import Supervisor
 
 logger = logging.getLogger(__name__)
 
+T = TypeVar("T")
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
 SUMMARY_EVERY_S = 5.0
 READ_S = 0.25
 ANSWER_S = 2.0
@@ -33,7 +37,8 @@ def execute(config: RunConfig, config_folder: Path) -> int:
     model_path = str(resolve_model(config.model.path, config_folder))
     _check(config)
     with RunDirectory(config.path, config=to_yaml(config)) as rundir, Progress(config.run) as progress:
-        return Driver(config, model_path, rundir, progress).run()
+        driver = Driver(config, model_path, rundir, progress)
+        return driver.show() if driver.has_nothing_to_do() else driver.run()
 
 
 def _check(config: RunConfig) -> None:
@@ -43,7 +48,14 @@ def _check(config: RunConfig) -> None:
 
     Dataset(config.dataset)
     for reward in config.rewards.functions:
-        load_reward(reward.name)
+        try:
+            load_reward(reward.name)
+        except ConfigError:
+            raise
+        except Exception as error:  # the user's own file fails as it is loaded
+            raise ConfigError(f"rewards.functions: {reward.name}: {type(error).__name__}: {error}") from error
+    if config.cluster.address is None and importlib.util.find_spec("vllm") is None:
+        raise EngineError("vLLM is not installed. On a GPU: pip install 'areal-rl[gpu]'; on a CPU: make setup")
 
 
 class Driver:
@@ -60,10 +72,21 @@ class Driver:
         self._finished = False
         self._saved_at = time.monotonic()
 
+    def has_nothing_to_do(self) -> bool:
+        """Whether an earlier invocation has taken all the steps wanted."""
+        newest = self._rundir.earlier[-1:]
+        return any(r["kind"] == "final" and r["finished"] and r["step"] >= self._config.learner.steps for r in newest)
+
+    def show(self) -> int:
+        """Say what a run that is done came to, and how to go on."""
+        self._say(f"{self._config.run} is done; raise learner.steps to go on, or give run=NAME to start anew")
+        self._progress.finish(self._tally.summary(), self._rundir.path)
+        return 0
+
     def run(self) -> int:
         """Start everything, follow it to its end, stop everything."""
         with self._interruptible(), self._redis() as url:
-            bulletin = Bulletin(connect(url, timeout_s=ANSWER_S), self._config.run)
+            bulletin = Bulletin(connect(url, timeout_s=ANSWER_S), self._rundir.key)
             bulletin.order(RUN)
             after = bulletin.last()
             supervisor = Supervisor(
@@ -74,6 +97,7 @@ class Driver:
             try:
                 self._say("starting Ray and the roles")
                 supervisor.start()
+                self._catch_signals()  # Ray has taken SIGTERM for itself
                 self._follow(supervisor, bulletin, after)
             finally:
                 supervisor.stop()
@@ -83,26 +107,32 @@ class Driver:
     def _follow(self, supervisor: Supervisor, bulletin: Bulletin, after: str) -> None:
         drained_by: float | None = None
         while not supervisor.all_done():
-            records, after = self._read(bulletin, after)
-            for record in records:
-                self._take(record)
+            after = self._take_new(bulletin, after)
             supervisor.tick()
             for level, text in supervisor.drain_events():
                 self._say(text, level)
             if drained_by is None and (self._interrupts or supervisor.is_done("learner")):
                 drained_by = time.monotonic() + self._config.cluster.drain_s
-                bulletin.order(DRAIN)
+                if self._interrupts:
+                    self._say("draining: the learner writes a checkpoint; Ctrl-C again to stop at once", "warning")
+                self._patiently(lambda: bulletin.order(DRAIN))
             if drained_by is not None and time.monotonic() > drained_by:
                 self._say(
                     f"not drained within {self._config.cluster.drain_s:g} s (cluster.drain_s); stopping", "warning"
                 )
                 return
             self._save_now_and_then()
-        for record in self._read(bulletin, after)[0]:
-            self._take(record)
+        self._take_new(bulletin, after)
 
-    def _read(self, bulletin: Bulletin, after: str) -> tuple[list[dict[str, Any]], str]:
-        """New records; a Redis of the run's own that has died is started again, any other waited for.
+    def _take_new(self, bulletin: Bulletin, after: str) -> str:
+        """Take in the records since `after`; returns where to go on from."""
+        records, after = self._patiently(lambda: bulletin.read(after, timeout_s=READ_S))
+        for record in records:
+            self._take(record)
+        return after
+
+    def _patiently(self, call: Callable[[], T]) -> T:
+        """What a call to Redis returns; a Redis of the run's own that has died is started again, any other waited for.
 
         Raises BrokerUnavailable when it stays away for broker.timeout_s, after which the roles give up too.
         """
@@ -112,7 +142,7 @@ class Driver:
                 self._say("redis died; starting it again on its append-only file", "warning")
                 self._server.start()
             try:
-                return bulletin.read(after, timeout_s=READ_S)
+                return call()
             except BrokerUnavailable:
                 if time.monotonic() > deadline:
                     raise
@@ -125,7 +155,7 @@ class Driver:
             self._finished = record["finished"]
 
     def _say(self, text: str, level: str = "info") -> None:
-        self._take({"kind": "event", "time": time.time(), "level": level, "text": text})
+        self._take(_event(text, level))
 
     def _save_now_and_then(self) -> None:
         if time.monotonic() - self._saved_at > SUMMARY_EVERY_S:
@@ -134,21 +164,21 @@ class Driver:
 
     def _conclude(self) -> None:
         summary = self._tally.summary()
-        self._rundir.write_summary(summary)
-        from .chart import draw_reward_curve
-        from .rundir import METRICS, read_metrics
+        try:
+            self._rundir.write_summary(summary)
+            from .chart import draw_reward_curve
 
-        draw_reward_curve(read_metrics(self._rundir.path / METRICS), self._rundir.chart, run=self._config.run)
+            draw_reward_curve(read_metrics(self._rundir.path / METRICS), self._rundir.chart, run=self._config.run)
+        except Exception as error:  # a full disk, say: what the run itself ended on matters more
+            self._progress.show(_event(f"the summary or the chart could not be written: {error}", "error"))
         if summary["steps"]:
             self._progress.finish(summary, self._rundir.path)
 
     def _roles(self, url: str) -> list[RoleSpec]:
         names = ["learner", *(f"rollout-{index}" for index in range(self._config.rollout.workers))]
-        config = self._config.model_dump(mode="json")
-        return [
-            RoleSpec(name, config, self._model_path, url, str(self._rundir.path), index=max(0, place - 1))
-            for place, name in enumerate(names)
-        ]
+        config = without_secrets(self._config)
+        shared = (config, self._model_path, url, str(self._rundir.path), self._rundir.key)
+        return [RoleSpec(name, *shared, index=max(0, place - 1)) for place, name in enumerate(names)]
 
     @contextmanager
     def _redis(self) -> Iterator[str]:
@@ -166,16 +196,24 @@ class Driver:
     @contextmanager
     def _interruptible(self) -> Iterator[None]:
         """The first Ctrl-C (or SIGTERM) drains the run, the second stops it at once."""
-
-        def on_signal(number: int, frame: object) -> None:
-            self._interrupts += 1
-            if self._interrupts > 1:
-                raise KeyboardInterrupt
-            self._say("draining: the learner writes a checkpoint; Ctrl-C again to stop at once", "warning")
-
-        before = {number: signal.signal(number, on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
+        before = {number: signal.getsignal(number) for number in SIGNALS}
+        self._catch_signals()
         try:
             yield
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
+
+    def _catch_signals(self) -> None:
+        for number in SIGNALS:
+            signal.signal(number, self._on_signal)
+
+    def _on_signal(self, number: int, frame: object) -> None:
+        """Only counts, as it may run in the middle of anything; `_follow` does the rest."""
+        self._interrupts += 1
+        if self._interrupts > 1:
+            raise KeyboardInterrupt
+
+
+def _event(text: str, level: str) -> dict[str, Any]:
+    return {"kind": "event", "time": time.time(), "level": level, "text": text}

@@ -16,6 +16,7 @@ import logging
 import math
 import os
 import socket
+import uuid
 from pathlib import Path
 from typing import IO, Any, Self
 
@@ -65,6 +66,7 @@ def read_summary(path: Path) -> Record:
 class RunDirectory:
     """A run's folder, made or opened again, and locked until `close`.
 
+    key: the run's name in Redis, which no other directory has, not one of the same name either.
     resumed: whether an earlier invocation left something here.
     earlier: the records that it left; a Tally takes them in again.
     invocations: what the worker records of earlier invocations came to, from summary.json.
@@ -97,6 +99,7 @@ class RunDirectory:
         _cut_torn_line(self.path / METRICS)
         self.earlier = read_metrics(self.path / METRICS)
         self.invocations: list[Record] = read_summary(self.path / SUMMARY).get("invocations", [])
+        self.key = f"{self.path.name}-{_identity(self.path / '.id')}"
         _replace(self.path / "config.yaml", config)
         self._metrics = (self.path / METRICS).open("a", encoding="utf-8")
         self._events = _Events(self.tensorboard)
@@ -163,6 +166,13 @@ def _scalars(record: Record) -> dict[str, float]:
     return {tag: float(value) for tag, value in named.items() if isinstance(value, int | float)}
 
 
+def _identity(path: Path) -> str:
+    """What the file says, written at the first call."""
+    if not path.exists():
+        _replace(path, uuid.uuid4().hex[:12])
+    return path.read_text(encoding="utf-8").strip()
+
+
 def _lock(path: Path) -> IO[str]:
     """The open lock file: the kernel lets go of it when its holder ends, however it ends."""
     file = (path / ".lock").open("a+", encoding="utf-8")
@@ -173,7 +183,7 @@ def _lock(path: Path) -> IO[str]:
         holder = file.read().strip() or "another process"
         file.close()
         raise ArealError(
-            f"{path} is in use by {holder}: wait for that run to end, stop it with `areal stop`, or name another run"
+            f"{path} is in use by {holder}: wait for that run to end, interrupt it, or name another run"
         ) from None
     except OSError as error:
         logger.warning("%s cannot be locked (%s): see that only one `areal run` uses it", path, error)

@@ -20,6 +20,7 @@ RAY_ENVIRONMENT = {
     "RAY_worker_niceness": "0",  # Ray's own 15 would let anything else on the machine starve the roles
 }
 BACKOFF_S = 1.0
+PLACE_TIMEOUT_S = 180.0
 STEADY_S = 120.0
 """A role that has worked for so long before it died starts with a clean count."""
 
@@ -34,6 +35,7 @@ class Placed:
     spec: RoleSpec
     actor: Any = None
     result: Any = None
+    ready: Any = None
     started_at: float = 0.0
     restarts: int = 0
     restart_at: float = 0.0
@@ -64,10 +66,14 @@ class Supervisor:
                 "include_dashboard": False,
                 "object_store_memory": OBJECT_STORE_BYTES,
                 "_node_ip_address": "127.0.0.1",
+                "address": "local",  # not what RAY_ADDRESS may say
             }
         else:
             options["address"] = self._config.address
-        ray.init(**options)
+        try:
+            ray.init(**options)
+        except Exception as error:
+            raise ArealError(f"Ray did not start (cluster.address is {self._config.address}): {error}") from error
         self._ray = ray
         for placed in self._placed:
             self._place(placed)
@@ -82,6 +88,8 @@ class Supervisor:
                     self._place(placed)
             elif self._ray.wait([placed.result], timeout=0)[0]:
                 self._end(placed)
+            elif placed.ready is not None:
+                self._await_place(placed)
 
     def is_done(self, name: str) -> bool:
         """Whether the role has ended by itself and well."""
@@ -109,8 +117,19 @@ class Supervisor:
         gpus = self._gpus(placed.spec)
         actor_class = self._ray.remote(RoleActor)
         placed.actor = actor_class.options(num_cpus=1, num_gpus=gpus, max_restarts=0).remote(placed.spec)
+        placed.ready = placed.actor.__ray_ready__.remote()
         placed.result = placed.actor.run.remote()
         placed.started_at = time.monotonic()
+
+    def _await_place(self, placed: Placed) -> None:
+        """Raises ArealError for a role that the cluster has had no room for."""
+        if self._ray.wait([placed.ready], timeout=0)[0]:
+            placed.ready = None
+        elif time.monotonic() - placed.started_at > PLACE_TIMEOUT_S:
+            raise ArealError(
+                f"Ray found no place for {placed.spec.name} within {PLACE_TIMEOUT_S:g} s; it needs 1 CPU and "
+                f"{self._gpus(placed.spec):g} GPUs, and the cluster has {self._ray.available_resources()} left"
+            )
 
     def _gpus(self, spec: RoleSpec) -> float:
         """GPUs of a role: its own if there are enough, else equal shares of what there is."""
@@ -126,7 +145,7 @@ class Supervisor:
             placed.done = True
         except Exception as error:
             self._plan_restart(placed, error)
-        placed.actor = placed.result = None
+        placed.actor = placed.result = placed.ready = None
 
     def _plan_restart(self, placed: Placed, error: Exception) -> None:
         cause = getattr(error, "cause", None) or error

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -22,12 +23,12 @@ WRITE_TIMEOUT_S = 1800.0
 
 @dataclass(frozen=True, slots=True)
 class LearnerState:
-    """All but the tensors: the step, the version its weights were published as, and the ledger's ranges."""
+    """All but the tensors: the step, the version its weights were published as, the ledger's ranges, the epoch."""
 
     step: int
     version: int
     trained: list[tuple[int, int]]
-    groups_counted: int
+    epoch: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +74,8 @@ class CheckpointStore:
 
     def _write(self, snapshot: Snapshot, done: Callable[[], None]) -> None:
         folder = self._directory / f"step-{snapshot.state.step:08d}"
-        if folder.exists():  # whole, since it bears its name; nothing was trained since
+        state = json.loads(json.dumps(asdict(snapshot.state)))
+        if folder.exists() and _state_of(folder) == state:  # whole, since it bears its name; nothing was trained since
             return done()
         self._directory.mkdir(parents=True, exist_ok=True)
         aside = self._directory / ".partial"
@@ -83,14 +85,20 @@ class CheckpointStore:
         save_file(snapshot.weights, tensors / "weights.safetensors")
         save_file(snapshot.optimizer | {"rng": snapshot.rng}, tensors / "optimizer.safetensors")
         flush(tensors)
-        state = asdict(snapshot.state) | {"digest": checksum(tensors)}
-        (aside / STATE_FILE).write_text(json.dumps(state))
+        (aside / STATE_FILE).write_text(json.dumps(state | {"digest": checksum(tensors)}))
         flush(aside)
+        if folder.exists():
+            folder.rename(self._directory / f".replaced.{folder.name}")
         aside.rename(folder)
         flush(self._directory)
-        for old in self._folders()[: -self._keep]:
+        for old in [*self._folders()[: -self._keep], *self._directory.glob(".replaced.*")]:
             shutil.rmtree(old, ignore_errors=True)
         done()
+
+
+def _state_of(folder: Path) -> dict[str, Any]:
+    state: dict[str, Any] = json.loads((folder / STATE_FILE).read_text())
+    return {key: value for key, value in state.items() if key != "digest"}
 
 
 def copied(tensors: dict[str, Tensor]) -> dict[str, Tensor]:

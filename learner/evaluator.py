@@ -40,8 +40,13 @@ class Evaluator:
         self._thread: threading.Thread | None = None
 
     def begin(self, *, step: int, version: int) -> bool:
-        """Issue a round for weights of `version` or newer; False, and nothing done, while one is under way."""
-        if not self._rows or not self._idle.is_set():
+        """Issue a round for weights of `version` or newer; False, and nothing done, while one is under way.
+
+        Without rows there is nothing to do, and that is done at once.
+        """
+        if not self._rows:
+            return True
+        if not self._idle.is_set():
             return False
         self._idle.clear()
         first = self._lane.depth().issued
@@ -64,7 +69,7 @@ class Evaluator:
         try:
             groups = self._await_round(first)
             if groups:
-                self._report(_record(groups, step))
+                self._report(_record(groups, step) | {"unanswered": len(self._rows) - len(groups)})
         except Exception:
             logger.exception("the evaluation of step %d failed", step)
         finally:

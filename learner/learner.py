@@ -33,6 +33,7 @@ from .trainer import Trainer
 logger = logging.getLogger(__name__)
 
 FINAL_EVALUATION_S = 300.0
+EVALUATION_TICK_S = 0.5
 MAX_REFUSED = 3
 
 
@@ -60,12 +61,13 @@ class Learner:
     def __init__(self, settings: LearnerSettings, client: Client) -> None:
         self._settings = settings
         self._bulletin = Bulletin(client, settings.run)
-        self._epoch = self._bulletin.lead()
         self._lane = Lane(client, settings.run, "train", settings.broker)
         self._weights = WeightStore(
             client, settings.run, settings.directory / "weights", kept=settings.broker.weights_kept
         )
         self._checkpoints = CheckpointStore(settings.directory / "checkpoints", keep=settings.checkpoint.keep)
+        snapshot = self._checkpoints.load_latest()
+        self._epoch = self._bulletin.lead(after=snapshot.state.epoch if snapshot else 0)
         torch.manual_seed(settings.seed)
         torch.set_num_threads(settings.learner.threads)
 
@@ -74,9 +76,11 @@ class Learner:
         self._optimizer = Optimizer(
             self._policy.parameters(), settings.learner.optimizer, total_steps=settings.learner.steps
         )
-        self._state = self._restore()
+        self._state = self._restore(snapshot)
         dataset = Dataset(settings.dataset)
-        self._source = GroupSource(self._lane, Ledger(self._state.trained), epoch=self._epoch)
+        ledger = Ledger(self._state.trained)
+        self._lane.skip_to(ledger.end, epoch=self._epoch)
+        self._source = GroupSource(self._lane, ledger, epoch=self._epoch)
         self._feeder = Feeder(
             self._lane,
             dataset,
@@ -102,7 +106,6 @@ class Learner:
         self._publisher = Publisher(self._weights, self._policy.adapter_config(), epoch=self._epoch)
         self._step = self._state.step
         self._version = self._state.version
-        self._counted = self._state.groups_counted
         self._refused = 0
 
     def run(self) -> None:
@@ -132,7 +135,6 @@ class Learner:
             return True
         self._refused = 0
         self._source.settle(deliveries)
-        self._counted += len(deliveries)
         self._step += 1
         self._version += 1
         trained = time.perf_counter()
@@ -163,7 +165,7 @@ class Learner:
         self._checkpoint()
         self._publisher.wait()
         finished = self._step >= self._settings.learner.steps
-        if finished:
+        if finished and self._settings.evaluation.every_steps:
             self._evaluate_last()
         self._checkpoints.wait()
         self._source.close()
@@ -173,18 +175,20 @@ class Learner:
         self._bulletin.report(self._final_record(finished))
 
     def _evaluate_last(self) -> None:
-        """Evaluate what the run has come to, after the round that may be under way."""
+        """Evaluate what the run has come to, after the round that may be under way, unless told to drain."""
         self._event("learner: the last evaluation")
-        ended = self._evaluator.finish(FINAL_EVALUATION_S)
-        self._evaluate()
-        if not (ended and self._evaluator.finish(FINAL_EVALUATION_S)):
-            self._event(f"learner: the last evaluation did not end within {FINAL_EVALUATION_S:g} s", level="warning")
+        deadline = time.monotonic() + FINAL_EVALUATION_S
+        began = False
+        while not (self._evaluator.finish(EVALUATION_TICK_S) and began):
+            began = began or self._evaluator.begin(step=self._step, version=self._version)
+            if self._draining() or time.monotonic() > deadline:
+                self._event("learner: the last evaluation did not end in time", level="warning")
+                return
 
-    def _restore(self) -> LearnerState:
-        """The state of the newest checkpoint, its tensors loaded; or that of the beginning."""
-        snapshot = self._checkpoints.load_latest()
+    def _restore(self, snapshot: Snapshot | None) -> LearnerState:
+        """The state of a checkpoint, its tensors loaded; or that of the beginning."""
         if snapshot is None:
-            return LearnerState(step=0, version=0, trained=[], groups_counted=0)
+            return LearnerState(step=0, version=0, trained=[], epoch=self._epoch)
         self._policy.load_weights(snapshot.weights)
         self._optimizer.load_state(snapshot.optimizer)
         torch.set_rng_state(snapshot.rng)
@@ -192,25 +196,26 @@ class Learner:
         return snapshot.state
 
     def _publish_start(self) -> None:
-        """Publish what training starts from, under a version above every one that a lost learner published."""
+        """Publish what training starts from, under a version above every one that an earlier learner published."""
         latest = self._weights.latest()
-        if latest is not None and latest.version == self._version and latest.path.is_dir():
-            return
         if latest is not None:
-            self._version = max(self._version, latest.version + 1)
+            version = max(self._version, latest.version) + 1
+            self._trainer.resume(version=version, gap=version - self._version)
+            self._version = version
         self._publisher.publish(self._version, copied(self._policy.weights()))
         self._publisher.wait()
 
     def _checkpoint(self) -> None:
         """Copy the state aside and let it be written; what it covers is acknowledged once it is durable."""
-        state = LearnerState(self._step, self._version, self._source.ledger.ranges(), self._counted)
+        state = LearnerState(self._step, self._version, self._source.ledger.ranges(), self._epoch)
         weights = copied(self._policy.weights())
         snapshot = Snapshot(state, weights, copied(self._optimizer.state()), torch.get_rng_state())
         covered = self._source.settled()
         self._checkpoints.save(snapshot, lambda: self._source.acknowledge(covered))
 
     def _evaluate(self) -> None:
-        if not self._evaluator.begin(step=self._step, version=self._version):
+        begun = self._evaluator.begin(step=self._step, version=self._version)
+        if not begun and self._settings.evaluation.every_steps:
             logger.info("no evaluation at step %d: the one before is still under way", self._step)
 
     def _idle(self) -> bool:
@@ -250,7 +255,6 @@ class Learner:
             "step": self._step,
             "version": self._version,
             "groups_trained": trained,
-            "groups_trained_twice": self._counted - trained,
             "groups_lost": depth.issued - trained - outstanding - depth.dead,
             "dead_letters": depth.dead,
             "outstanding": outstanding,

@@ -18,6 +18,11 @@ class Ledger:
         index = bisect_right(self._starts, position) - 1
         return index >= 0 and position < self._ends[index]
 
+    @property
+    def end(self) -> int:
+        """The position above all that are in it."""
+        return self._ends[-1] if self._ends else 0
+
     def __len__(self) -> int:
         return sum(end - start for start, end in self.ranges())
 

@@ -38,8 +38,9 @@ class Policy(Protocol):
         """What the optimiser changes."""
         ...
 
-    def named_weights(self) -> Iterator[tuple[str, Tensor]]:
-        """What the rollout workers need of a new version."""
+    @property
+    def vocab_size(self) -> int:
+        """How many different tokens there are."""
         ...
 
 
@@ -58,6 +59,11 @@ class TokenPolicy:
         self._refuse_misfit()
         self._adapter = None if config.lora is None else _add_adapter(self._causal_lm, config.lora)
 
+    @property
+    def vocab_size(self) -> int:
+        """How many different tokens there are."""
+        return int(self._causal_lm.config.vocab_size)
+
     def logprobs(self, batch: PackedBatch, temperature: float = 1.0) -> tuple[Tensor, Tensor]:
         """float32[A] log π_θ(action) at that temperature, and float32[A] the entropy of its distribution, detached.
 
@@ -66,7 +72,7 @@ class TokenPolicy:
         """
         batch = batch.to(self._device)
         hidden_AD = self._hidden(batch.tokens, batch.positions, batch.cu_lengths)[batch.predict_index]
-        rows = max(1, MAX_LOGITS // self._causal_lm.config.vocab_size)
+        rows = max(1, MAX_LOGITS // self.vocab_size)
         if batch.num_actions <= rows:
             return self._chunk(hidden_AD, batch.action_tokens, temperature)
         chunks = [
@@ -81,10 +87,6 @@ class TokenPolicy:
     def parameters(self) -> Iterator[Parameter]:
         """All parameters, or with LoRA the adapter's."""
         return (parameter for parameter in self._causal_lm.parameters() if parameter.requires_grad)
-
-    def named_weights(self) -> Iterator[tuple[str, Tensor]]:
-        """`weights()` one by one."""
-        return iter(self.weights().items())
 
     def weights(self) -> dict[str, Tensor]:
         """What is trained, by the names of a checkpoint: the model without tied copies, or the adapter as PEFT has it.

@@ -82,7 +82,7 @@ class GroupSource:
         for delivery in deliveries:
             self._lane.reject(delivery, cause)
             with self._changed:
-                self._entries.pop(delivery.group.prompt_id, None)
+                self._settled += self._entries.pop(delivery.group.prompt_id, [delivery.entry])[1:]
 
     def acknowledge(self, entries: list[str]) -> None:
         """Remove groups from the broker, once a checkpoint that covers them is durable. Raises Fenced."""

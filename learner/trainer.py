@@ -6,9 +6,11 @@ Legend: S trajectories of a batch, A actions of a micro-batch.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from typing import TypeVar
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from ..broker.errors import TrainingError
@@ -18,7 +20,9 @@ from .config import LearnerConfig
 from .objective import Objective, decoupled_ppo
 from .optimizer import Optimizer
 from .packing import PackedBatch, pack, split_by_tokens
-from .policy import TokenPolicy
+from .policy import Policy
+
+Versions = TypeVar("Versions", NDArray[np.int32], Tensor)
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +59,7 @@ class Trainer:
 
     def __init__(
         self,
-        policy: TokenPolicy,
+        policy: Policy,
         optimizer: Optimizer,
         config: LearnerConfig,
         *,
@@ -67,6 +71,17 @@ class Trainer:
         self._config = config
         self._max_staleness = max_staleness
         self._temperature = temperature
+        self._resumed_at = 0
+        self._gap = 0
+
+    def resume(self, *, version: int, gap: int) -> None:
+        """From now on a token older than `version` counts as `gap` versions younger.
+
+        A learner that resumes publishes its old weights as `version`, `gap` above what the checkpoint called them, since
+        versions never go back. The groups that come again were sampled in the lineage that was lost, by weights just as
+        far from the step they are needed for as they were then: without this they would all be too old.
+        """
+        self._resumed_at, self._gap = version, gap
 
     def step(self, groups: Sequence[Group], *, step: int, version: int) -> dict[str, float]:
         """One step on `groups` with weights of `version`; returns its measurements. Raises TrainingError.
@@ -74,7 +89,9 @@ class Trainer:
         The loss is the mean over all actions of a minibatch. Groups without variance count in it with advantage 0, and
         are left out of the passes; a minibatch of nothing else leaves the weights as they are.
         """
-        measured = _measure_batch(groups, version, self._max_staleness)
+        _refuse_unknown_tokens(groups, self._policy.vocab_size)
+        versions = np.concatenate([t.versions[t.action_mask] for group in groups for t in group.trajectories])
+        measured = _measure_batch(groups) | _measure_staleness(self._age(versions, version), self._max_staleness)
         totals: dict[str, float] = {}
         norms, rate = [0.0], 0.0
         minibatches = self._minibatches(groups, version)
@@ -87,6 +104,10 @@ class Trainer:
             norm, rate = self._optimizer.step(step)
             norms.append(norm)
         return measured | _means(totals, len(minibatches)) | {"grad_norm": max(norms), "lr": rate}
+
+    def _age(self, versions: Versions, version: int) -> Versions:
+        """Versions between the sampling of tokens and `version`."""
+        return version - versions - self._gap * (versions < self._resumed_at)
 
     def _minibatches(self, groups: Sequence[Group], version: int) -> list[MiniBatch]:
         """The batch dealt into minibatches by group, with log π_prox where it differs from log π_θ."""
@@ -101,7 +122,7 @@ class Trainer:
 
     def _minibatch(self, groups: Sequence[Group], version: int) -> MiniBatch:
         num_kept = sum(
-            int(np.count_nonzero(version - t.versions[t.action_mask] <= self._max_staleness))
+            int(np.count_nonzero(self._age(t.versions[t.action_mask], version) <= self._max_staleness))
             for group in groups
             for t in group.trajectories
         )
@@ -115,7 +136,7 @@ class Trainer:
     def _microbatch(self, samples: Sequence[Sample], version: int) -> MicroBatch:
         packed = pack([sample.trajectory for sample in samples])
         advantages_S = torch.tensor([sample.advantage for sample in samples])
-        keep_A = version - packed.versions <= self._max_staleness
+        keep_A = self._age(packed.versions, version) <= self._max_staleness
         return MicroBatch(packed, advantages_S[packed.segment_ids], keep_A)
 
     def _pass(self, micro: MicroBatch, num_kept: int, step: int) -> dict[str, float]:
@@ -157,20 +178,36 @@ def _samples(groups: Sequence[Group]) -> list[Sample]:
     ]
 
 
-def _measure_batch(groups: Sequence[Group], version: int, max_staleness: int) -> dict[str, float]:
-    """What can be said of a batch before training on it. Staleness is over the tokens that are young enough."""
+def _refuse_unknown_tokens(groups: Sequence[Group], vocab_size: int) -> None:
+    """Raises TrainingError if a token is outside the policy's vocabulary."""
+    for group in groups:
+        largest = max(int(trajectory.tokens.max()) for trajectory in group.trajectories)
+        if largest >= vocab_size:
+            raise TrainingError(
+                f"prompt {group.prompt_id} has token {largest}, the vocabulary only {vocab_size} of them"
+            )
+
+
+def _measure_batch(groups: Sequence[Group]) -> dict[str, float]:
+    """What can be said of a batch before training on it."""
     trajectories = [trajectory for group in groups for trajectory in group.trajectories]
-    staleness = version - np.concatenate([t.versions[t.action_mask] for t in trajectories])
-    young = staleness[staleness <= max_staleness]
     return {
         "reward_mean": float(np.mean([t.reward for t in trajectories])),
         "length_mean": float(np.mean([t.num_actions for t in trajectories])),
         "truncated_fraction": float(np.mean([t.finish_reason == "length" for t in trajectories])),
-        "staleness_mean": float(young.mean()) if len(young) else 0.0,
-        "staleness_max": int(young.max(initial=0)),
-        "tokens_too_old": len(staleness) - len(young),
         "groups": len(groups),
         "groups_without_variance": int(sum(group.rewards.min() == group.rewards.max() for group in groups)),
+        "started_at": min(group.started_at for group in groups),
+    }
+
+
+def _measure_staleness(age: NDArray[np.int32], max_staleness: int) -> dict[str, float]:
+    """Ages of the tokens taken, in versions: mean of those trained on, maximum of all, and how many were too old."""
+    young = age[age <= max_staleness]
+    return {
+        "staleness_mean": float(young.mean()) if len(young) else 0.0,
+        "staleness_max": int(age.max()),
+        "tokens_too_old": len(age) - len(young),
         "tokens_trained": len(young),
     }
 

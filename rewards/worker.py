@@ -77,9 +77,9 @@ class Worker:
 
     async def stop(self) -> None:
         """Kills the process with all its group, and waits until it is gone."""
-        process, self._process = self._process, None
-        if process is not None and process.returncode is None:  # else its number may be another's by now
-            await _kill(process)
+        if self._process is not None and self._process.returncode is None:  # else its number may be another's by now
+            await _kill(self._process)
+        self._process = None  # only now: whoever is cancelled in the wait leaves it to the next to stop
 
     async def _read(self) -> Any:
         assert self._process is not None and self._process.stdout is not None

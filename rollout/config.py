@@ -27,6 +27,9 @@ class EngineConfig(BaseModel):
     kv_cache_mib: int = Field(512, ge=16, description="memory for the KV cache on a CPU")
     gpu_memory_utilization: float = Field(0.85, gt=0, le=1, description="share of a GPU's memory that vLLM takes")
     tensor_parallel_size: int = Field(1, ge=1, description="GPUs that share one engine")
+    timeout_s: float = Field(
+        600.0, gt=0, description="an engine that takes longer for an answer or an update is restarted"
+    )
     args: dict[str, Any] = Field(
         default_factory=dict, description="further fields of vLLM's AsyncEngineArgs, as they are"
     )
@@ -38,7 +41,9 @@ class RolloutConfig(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     workers: int = Field(1, ge=1, description="rollout workers, each with an engine of its own")
-    group_size: int = Field(8, ge=1, description="answers sampled for each prompt (G)")
+    group_size: int = Field(
+        8, ge=2, le=4096, description="answers sampled for each prompt (G), which are each other's baseline"
+    )
     max_concurrent: int = Field(256, ge=1, description="answers that one worker has under way at once, about")
     weights_timeout_s: float = Field(600.0, gt=0, description="how long to wait for the learner's weights")
     workflow: str = Field("single_turn", description="single_turn, or ./file.py:Class for one of your own")

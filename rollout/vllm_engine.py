@@ -5,6 +5,7 @@ and resumes: a request in flight goes on under the new weights over a context re
 each token with the version that sampled it.
 """
 
+import asyncio
 import itertools
 import os
 import time
@@ -73,45 +74,40 @@ class VllmEngine:
             raise EngineError(f"vLLM did not start with model {self._model.path}: {error}") from error
 
     async def generate(self, request: Request) -> Completion:
-        """One completion; raises EngineDied if the engine dies first, EngineError if it refuses."""
+        """One completion; raises EngineDied if the engine dies first or hangs, EngineError if it refuses."""
         from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
 
         if self._llm is None:
             raise EngineDied("the engine is not running")
-        output = None
         try:
-            stream = self._llm.generate(
-                {"prompt_token_ids": list(request.prompt_tokens)},
-                self._sampling(request),
-                request_id=f"{self._version}-{next(self._ids)}",
-                lora_request=self._lora,
-            )
-            async for final in stream:
-                output = final
+            async with asyncio.timeout(self._config.timeout_s):
+                output = await self._last_output(request)
         except (EngineDeadError, EngineGenerateError) as error:
             raise EngineDied(f"the engine died under a request: {error!r}") from error
+        except TimeoutError as error:
+            raise EngineDied(f"no answer within {self._config.timeout_s:g} s (rollout.engine.timeout_s)") from error
         except ValueError as error:
             raise EngineError(f"vLLM refused a prompt of {len(request.prompt_tokens)} tokens: {error}") from error
         if output is None or output.outputs[0].finish_reason not in ("stop", "length"):
             raise EngineError("a request ended without an answer")
-        return self._completion(output.outputs[0], request)
+        return self._completion(output.outputs[0])
 
     async def update_weights(self, version: int, path: Path) -> float:
-        """Load the weights at `path` under requests in flight; returns the seconds for which these stood still."""
-        from vllm.v1.engine.exceptions import EngineDeadError
+        """Load the weights at `path` under requests in flight; returns the seconds for which these stood still.
 
+        Raises EngineDied if anything goes wrong: what the engine then holds is unknown, and it must be started again.
+        """
         if self._llm is None:
             raise EngineDied("the engine is not running")
         began = time.perf_counter()
         try:
-            await self._llm.pause_generation(mode="keep", clear_cache=True)
-            try:
+            async with asyncio.timeout(self._config.timeout_s):
+                await self._llm.pause_generation(mode="keep", clear_cache=True)
                 await self._load(path)
                 await self._llm.update_weight_version(str(version))
-            finally:
                 await self._llm.resume_generation()
-        except EngineDeadError as error:
-            raise EngineDied(f"the engine died while version {version} was loaded: {error!r}") from error
+        except Exception as error:
+            raise EngineDied(f"version {version} could not be loaded: {error!r}") from error
         self._version = version
         return time.perf_counter() - began
 
@@ -131,6 +127,17 @@ class VllmEngine:
         method = "spawn" if torch.cuda.is_available() or self._started else "fork"
         self._started = True
         return method
+
+    async def _last_output(self, request: Request) -> Any:
+        """vLLM's output of a request: of its stream only the final one is sent."""
+        stream = self._llm.generate(
+            {"prompt_token_ids": list(request.prompt_tokens)},
+            self._sampling(request),
+            request_id=f"{self._version}-{next(self._ids)}",
+            lora_request=self._lora,
+        )
+        outputs = [output async for output in stream]
+        return outputs[-1] if outputs else None
 
     async def _load(self, path: Path) -> None:
         if self._model.lora_rank == 0:
@@ -181,7 +188,7 @@ class VllmEngine:
             output_kind=RequestOutputKind.FINAL_ONLY,
         )
 
-    def _completion(self, output: Any, request: Request) -> Completion:
+    def _completion(self, output: Any) -> Completion:
         versions = np.empty(len(output.token_ids), np.int32)
         for span in output.weight_versions:
             versions[span.start : span.end] = int(span.version) if span.version != "default" else -1

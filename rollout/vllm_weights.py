@@ -15,8 +15,8 @@ from vllm.model_executor.model_loader.reload.layerwise import finalize_layerwise
 
 from ..broker.lifetime import end_with_parent
 
-if multiprocessing.parent_process() is not None:
-    end_with_parent()
+if (parent := multiprocessing.parent_process()) is not None:
+    end_with_parent(parent.pid)
 
 
 class PolicyWeights:
@@ -30,6 +30,8 @@ class PolicyWeights:
         tensors = {}
         for file in sorted(Path(folder).glob("*.safetensors")):
             tensors.update(load_file(file))
+        if not tensors:
+            raise FileNotFoundError(f"there are no weights in {folder}")
         model = self.model_runner.model
         with set_current_vllm_config(self.vllm_config):
             initialize_layerwise_reload(model)

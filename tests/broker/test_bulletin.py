@@ -1,5 +1,11 @@
+import json
+import logging
+
+import pytest
+
 from areal.broker.bulletin import DRAIN, RUN, Bulletin
 from areal.broker.client import Client
+from areal.broker.keys import Keys
 
 
 def test_records_are_read_on_from_where_one_was(client: Client, run: str) -> None:
@@ -7,13 +13,30 @@ def test_records_are_read_on_from_where_one_was(client: Client, run: str) -> Non
     assert bulletin.last() == "0"
     assert bulletin.read("0", timeout_s=0.01) == ([], "0")
     for number in range(3):
-        bulletin.report({"kind": "event", "text": f"é {number}"})
+        bulletin.report({"kind": "event", "time": 1.5, "text": f"é {number}"})
     records, after = bulletin.read("0", timeout_s=1, count=2)
     assert [record["text"] for record in records] == ["é 0", "é 1"]
     records, after = bulletin.read(after, timeout_s=1)
     assert [record["text"] for record in records] == ["é 2"]
     assert after == bulletin.last()
     assert bulletin.read(after, timeout_s=0.01) == ([], after)
+
+
+def test_a_record_that_is_none_is_left_out_and_told(client: Client, run: str, caplog: pytest.LogCaptureFixture) -> None:
+    bulletin = Bulletin(client, run)
+    good = {"kind": "event", "time": 1.5, "text": "hello"}
+    bulletin.report(good)
+    for odd in (b"{", b"\xff", b"[1]", b"3", json.dumps({"kind": "event"}), json.dumps({"time": 1.5})):
+        client.xadd(Keys(run).records, {"record": odd})
+    client.xadd(Keys(run).records, {"other": json.dumps(good)})
+    with caplog.at_level(logging.WARNING):
+        records, after = bulletin.read("0", timeout_s=0.01, count=4)
+        assert records == [good]
+        records, after = bulletin.read(after, timeout_s=0.01)  # none of these is a record, but it goes on
+        assert records == [] and after == bulletin.last()
+    assert len(caplog.messages) == 7 and all("was left out" in said for said in caplog.messages)
+    bulletin.report(good)
+    assert bulletin.read(after, timeout_s=0.01) == ([good], bulletin.last())
 
 
 def test_the_order_stands_until_another(client: Client, run: str) -> None:
@@ -26,3 +49,9 @@ def test_the_order_stands_until_another(client: Client, run: str) -> None:
 
 def test_every_learner_has_an_epoch_of_its_own(client: Client, run: str) -> None:
     assert [Bulletin(client, run).lead() for _ in range(3)] == [1, 2, 3]
+
+
+def test_an_epoch_is_above_the_one_that_is_known_of(client: Client, run: str) -> None:
+    bulletin = Bulletin(client, run)
+    assert [bulletin.lead(after=7), bulletin.lead(after=7), bulletin.lead(after=2), bulletin.lead()] == [8, 9, 10, 11]
+    assert bulletin.lead(after=11) == 12

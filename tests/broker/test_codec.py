@@ -28,9 +28,10 @@ prompts = st.builds(Prompt, st.integers(0, 2**40), st.integers(-1, 2**31), st.in
 
 @st.composite
 def trajectories(draw: st.DrawFn) -> TokenTrajectory:
-    length = draw(st.integers(1, 24))
+    length = draw(st.integers(2, 24))
     versions = np.array(draw(st.lists(st.sampled_from([-1, 0, 1, 7]), min_size=length, max_size=length)), np.int32)
-    versions[draw(st.integers(0, length - 1))] = draw(st.integers(0, 2**31 - 1))
+    versions[0] = NOT_AN_ACTION
+    versions[draw(st.integers(1, length - 1))] = draw(st.integers(0, 2**31 - 1))
     logprobs = np.array(draw(st.lists(st.floats(-50, 0, width=32), min_size=length, max_size=length)), np.float32)
     logprobs[versions == NOT_AN_ACTION] = 0
     tokens = np.array(draw(st.lists(st.integers(0, 2**31 - 1), min_size=length, max_size=length)), np.int32)
@@ -107,8 +108,8 @@ def test_tokens_are_a_view_of_the_message() -> None:
 
 
 def test_a_sampled_token_costs_at_most_nine_bytes() -> None:
-    group = group_of(num_trajectories=16, given=0, sampled=512, spans=3)
-    assert len(encode_group(group)) / (16 * 512) <= 9  # 8.12: id and log-probability, and a share of the header
+    group = group_of(num_trajectories=16, given=1, sampled=512, spans=3)
+    assert len(encode_group(group)) / (16 * 512) <= 9  # 8.14: id and log-probability, and a share of the header
     assert len(encode_group(group)) >= 8 * 16 * 512
 
 

@@ -201,3 +201,25 @@ def test_a_lane_that_was_wiped_is_made_again(client: Client, run: str, epoch: in
     assert lane.lease("a", count=1, timeout_s=0) == []
     lane.issue(prompts(0, 1), epoch=epoch)
     assert len(lease(lane, "a", 1)) == 1
+
+
+def test_nothing_below_a_position_that_was_skipped_to_is_issued(client: Client, run: str, epoch: int) -> None:
+    lane = lane_of(client, run)
+    lane.skip_to(5, epoch=epoch)
+    assert lane.depth() == Depth(5, 0, 0, 0)
+    assert lane.issue(prompts(0, 5), epoch=epoch) == 5
+    assert lane.depth() == Depth(5, 0, 0, 0)
+    assert lane.issue(prompts(3, 4), epoch=epoch) == 7
+    assert [each.prompt.id for each in lease(lane, "a", 2)] == [5, 6]
+
+
+def test_a_skip_never_goes_back(client: Client, run: str, epoch: int) -> None:
+    lane = lane_of(client, run)
+    lane.issue(prompts(0, 3), epoch=epoch)
+    for position in (0, 2, 3):
+        lane.skip_to(position, epoch=epoch)
+    assert lane.depth() == Depth(3, 3, 0, 0)
+    Bulletin(client, run).lead()
+    with pytest.raises(Fenced, match=f"epoch {epoch} is over"):
+        lane.skip_to(9, epoch=epoch)
+    assert lane.depth() == Depth(3, 3, 0, 0)

@@ -32,8 +32,10 @@ def test_what_a_trajectory_knows_of_itself() -> None:
         ({"tokens": np.zeros((1, 3), np.int32)}, "not int32"),
         ({"tokens": np.array([5, -6, 7], np.int32)}, "token id is negative"),
         ({"versions": np.array([0, 0], np.int32)}, "versions has 2 entries for 3 tokens"),
-        ({"versions": np.array([-2, 0, 0], np.int32)}, "below -1"),
+        ({"versions": np.array([-1, -2, 0], np.int32)}, "below -1"),
         ({"versions": np.full(3, -1, np.int32)}, "no action"),
+        ({"versions": np.array([2, -1, 2], np.int32)}, "first token is an action"),
+        ({"versions": np.array([0, 0, 0], np.int32)}, "first token is an action"),
         ({"behaviour_logprobs": np.array([0, np.nan, 0], np.float32)}, "not finite"),
         ({"behaviour_logprobs": np.array([0, 0.5, 0], np.float32)}, "positive"),
         ({"behaviour_logprobs": np.zeros(3)}, "float64"),
@@ -52,7 +54,16 @@ def test_what_was_given_may_have_any_log_probability() -> None:
 
 
 @pytest.mark.parametrize(
-    "fields", [(-1, 0, 8, {}), ("1", 0, 8, {}), (1, None, 8, {}), (1, 0, 0, {}), (1, 0, 8, []), (1, 0, 2.0, {})]
+    "fields",
+    [
+        (-1, 0, 8, {}),
+        ("1", 0, 8, {}),
+        (1, None, 8, {}),
+        (1, 0, 0, {}),
+        (1, 0, 8, []),
+        (1, 0, 2.0, {}),
+        (1, 0, 4097, {}),
+    ],
 )
 def test_a_wrong_prompt_is_refused(fields: tuple[Any, ...]) -> None:
     with pytest.raises(ValueError):

@@ -64,7 +64,7 @@ class Run:
 
     def alive(self) -> list[psutil.Process]:
         """Every process of the run, wherever it hangs in the tree."""
-        return [process for process in psutil.process_iter() if _bears(process, self.mark)]
+        return [process for process in psutil.process_iter() if _belongs(process, self.mark, self.directory)]
 
     def await_silence(self, timeout_s: float) -> None:
         """All processes of the run are gone."""
@@ -104,9 +104,12 @@ def start_run(tmp_path: Path) -> Iterator[StartRun]:
             process.send_signal(signal.SIGKILL)
 
 
-def _bears(process: psutil.Process, mark: str) -> bool:
+def _belongs(process: psutil.Process, mark: str, directory: Path) -> bool:
+    """By its environment; or, as redis-server overwrites that to show its title, by where it stands."""
     try:
-        return process.environ().get(MARK) == mark and process.status() != psutil.STATUS_ZOMBIE
+        if process.status() == psutil.STATUS_ZOMBIE:
+            return False
+        return process.environ().get(MARK) == mark or Path(process.cwd()).is_relative_to(directory)
     except (psutil.NoSuchProcess, psutil.AccessDenied):
         return False
 

@@ -16,7 +16,7 @@ QUICKSTART = CONFIGS / "quickstart.yaml"
         ("learner.steps=many", 2, "learner.steps: Input should be a valid integer"),
         ("model.path=models/sorted", 1, "Did you mean"),
         ("dataset.source=srot", 2, "did you mean sort?"),
-        ("rewards.functions=[{name: sotr}]", 2, "sort"),
+        ("rewards.functions=[{name: sotr}]", 2, "did you mean 'sort'"),
         ("broker.url=redis://127.0.0.1:1/0", 1, "redis at 127.0.0.1:1 did not answer"),
     ],
 )
@@ -63,4 +63,5 @@ def test_a_run_that_is_under_way_cannot_be_started_twice(start_run: StartRun, tm
     with RunDirectory(tmp_path / "runs" / "e2e", config=""):
         run = start_run(QUICKSTART)
         assert run.wait(60) == 1
+    assert "is in use by" in run.text
     assert "Traceback" not in run.text

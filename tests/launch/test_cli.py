@@ -2,6 +2,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import psutil
 import pytest
 
 from areal.launch.cli import main
@@ -25,6 +26,41 @@ def code_of(*arguments: str) -> int:
 def test_check_prints_the_resolved_configuration(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert code_of("check", str(path), "learner.steps=20") == 0
     assert "steps: 20" in capsys.readouterr().out
+
+
+def test_check_hides_the_password(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert code_of("check", str(path), "broker.url=redis://me:secret@host:7000/0") == 0
+    said = capsys.readouterr()
+    assert "url: redis://***@host:7000/0" in said.out and "secret" not in said.out + said.err
+
+
+def test_a_cluster_without_a_redis_is_exit_code_2(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert code_of("run", str(path), "cluster.address=auto") == 2
+    assert "cluster.address needs broker.url" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("def f(completion) return 1\n", "SyntaxError: expected ':' (mine.py, line 1)"),
+        ("import no_such_library\n", "ModuleNotFoundError: No module named 'no_such_library'"),
+        ("def g(completion): return 1\n", "has no 'f'"),
+    ],
+)
+def test_a_reward_that_cannot_be_loaded_is_exit_code_2_before_anything_starts(
+    path: Path, tmp_path: Path, text: str, says: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "config.json").write_text("{}")
+    (tmp_path / "mine.py").write_text(text)
+    path.write_text(MINIMAL.replace("name: sort", "name: ./mine.py:f").replace("models/sort", "model"))
+    before = {child.pid for child in psutil.Process().children(recursive=True)}
+    assert code_of("run", str(path), f"directory={tmp_path / 'runs'}") == 2
+    said = capsys.readouterr()
+    (line,) = said.err.strip().splitlines()
+    assert line.startswith("areal: ") and f"{tmp_path / 'mine.py'}" in line and says in line and said.out == ""
+    assert not (tmp_path / "runs").exists()
+    assert {child.pid for child in psutil.Process().children(recursive=True)} == before
 
 
 @pytest.mark.parametrize("arguments", [["learner.stpes=20"], ["learner"]])

@@ -39,6 +39,31 @@ def test_the_resolved_configuration_loads_again(path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("redis://me:secret@host:7000/0", "redis://***@host:7000/0"),
+        ("redis://:secret@host/0", "redis://***@host/0"),
+        ("redis://:one@secret/two@host/0", "redis://***@host/0"),
+        ("redis://host/0?password=secret&db=1", "redis://host/0?password=***&db=1"),
+        ("redis://host:7000/0", "redis://host:7000/0"),
+    ],
+)
+def test_a_password_is_in_the_configuration_but_not_in_what_is_shown_of_it(path: Path, url: str, shown: str) -> None:
+    config = load_run_config(path, [f"broker.url='{url}'"])
+    assert config.broker.url == url
+    assert f"url: {shown}\n" in to_yaml(config) and "secret" not in to_yaml(config)
+    path.write_text(to_yaml(config))
+    assert load_run_config(path).broker.url == shown
+
+
+def test_roles_elsewhere_need_a_redis_that_they_reach(path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"cluster\.address needs broker\.url"):
+        load_run_config(path, ["cluster.address=auto"])
+    config = load_run_config(path, ["cluster.address=auto", "broker.url=redis://head:6379/0"])
+    assert config.cluster.address == "auto"
+
+
+@pytest.mark.parametrize(
     ("overrides", "says"),
     [
         (["learner.stpes=3"], r"unknown key learner\.stpes; did you mean learner\.steps\?"),

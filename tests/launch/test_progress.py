@@ -134,7 +134,7 @@ def test_the_table_at_the_end() -> None:
         "  tokens     10.2k generated, 1.2k trained; 5,200 generated/s",
         "  busy       learner 60%, rollout 100%",
         "  updates    3, pause – ms (median)",
-        "  groups     12 trained",
+        "  groups     12 trained, 0 trained twice",
         "  files      runs/first/",
     ]
 

@@ -88,7 +88,7 @@ def test_a_value_that_was_not_finite_is_left_out() -> None:
 
 
 def test_the_final_record_is_believed_until_the_run_goes_on() -> None:
-    final = {"kind": "final", "time": 9.0, "groups_trained": 8, "groups_lost": 0, "groups_trained_twice": 0}
+    final = {"kind": "final", "time": 9.0, "groups_trained": 8, "groups_lost": 0}
     final |= {"dead_letters": 1, "outstanding": 2, "finished": False, "step": 2, "version": 2}
     tally = Tally(0.0, earlier=[step(1, groups=4), step(2, groups=4), final])
     summary = tally.summary()
@@ -144,3 +144,28 @@ def test_a_learner_restart_within_an_invocation_is_counted() -> None:
     for record in (step(1), step(2), step(2, epoch=2)):
         tally.add(record)
     assert tally.summary()["restarts"] == 1
+
+
+def test_a_prompt_that_the_surviving_lineage_learned_from_twice_is_counted() -> None:
+    tally = Tally(0.0)
+    assert tally.summary()["groups_trained_twice"] == 0
+    for n, prompts in enumerate(([0, 1], [2, 0], [3, 4], [0, 4]), start=1):
+        tally.add(step(n, prompt_ids=prompts))
+    assert tally.summary()["groups_trained_twice"] == 3  # 0 two times too often, 4 once
+
+
+def test_a_prompt_trained_again_after_a_resume_is_not_counted() -> None:
+    earlier = [step(1, prompt_ids=[0, 1]), step(2, prompt_ids=[2, 3]), step(3, prompt_ids=[4, 5])]
+    tally = Tally(0.0, earlier=earlier)
+    for n, prompts in ((2, [2, 3]), (3, [5, 4])):
+        tally.add(step(n, epoch=2, prompt_ids=prompts))
+    assert tally.summary()["groups_trained_twice"] == 0
+    tally.add(step(4, epoch=2, prompt_ids=[1, 6]))  # but step 1 stands, and had 1
+    assert tally.summary()["groups_trained_twice"] == 1
+
+
+def test_what_a_final_record_says_of_prompts_trained_twice_is_not_believed() -> None:
+    tally = Tally(0.0)
+    tally.add(step(1, prompt_ids=[0, 0]))
+    tally.add({"kind": "final", "time": 1.0, "finished": True, "groups_trained_twice": 0})
+    assert tally.summary()["groups_trained_twice"] == 1

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -93,10 +94,20 @@ def test_a_summary_that_is_no_json_is_refused(tmp_path: Path) -> None:
 
 def test_a_second_run_is_refused(tmp_path: Path) -> None:
     with RunDirectory(tmp_path, config="seed: 1\n"):
-        with pytest.raises(ArealError, match=r"is in use by process \d+ on .*areal stop"):
+        with pytest.raises(ArealError, match=r"is in use by process \d+ on .*: wait for that run to end"):
             RunDirectory(tmp_path, config="seed: 2\n")
         assert (tmp_path / "config.yaml").read_text() == "seed: 1\n"
     RunDirectory(tmp_path, config="").close()
+
+
+def test_a_directory_keeps_its_key_and_shares_it_with_no_other_of_its_name(tmp_path: Path) -> None:
+    keys = []
+    for parent in ("here", "there", "here"):
+        with RunDirectory(tmp_path / parent / "sort", config="") as directory:
+            keys.append(directory.key)
+    assert keys[0] == keys[2] != keys[1]
+    assert all(re.fullmatch(r"sort-[0-9a-f]{12}", key) for key in keys)
+    assert (tmp_path / "here" / "sort" / ".id").read_text() == keys[0].removeprefix("sort-")
 
 
 def test_the_lock_ends_with_the_process_that_held_it(tmp_path: Path) -> None:

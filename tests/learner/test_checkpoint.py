@@ -7,8 +7,8 @@ from areal.broker.errors import ModelError
 from areal.learner.checkpoint import CheckpointStore, LearnerState, Snapshot, copied
 
 
-def snapshot(step: int, value: float = 1.0) -> Snapshot:
-    state = LearnerState(step, step + 3, [(0, 4 * step)], 4 * step)
+def snapshot(step: int, value: float = 1.0, epoch: int = 6) -> Snapshot:
+    state = LearnerState(step, step + 3, [(0, 4 * step)], epoch)
     weights = {"a.weight": torch.full((4, 3), value), "b": torch.arange(5.0)}
     return Snapshot(state, weights, {"0.exp_avg": torch.full((4, 3), -value)}, torch.get_rng_state())
 
@@ -30,7 +30,7 @@ def test_what_is_saved_is_loaded_bit_for_bit(tmp_path: Path) -> None:
     loaded = CheckpointStore(tmp_path / "checkpoints", keep=2).load_latest()
     assert loaded is not None
     wanted = snapshot(20)
-    assert (loaded.state.step, loaded.state.version, loaded.state.groups_counted) == (20, 23, 80)
+    assert (loaded.state.step, loaded.state.version, loaded.state.epoch) == (20, 23, 6)
     assert [tuple(pair) for pair in loaded.state.trained] == [(0, 80)]
     assert all(torch.equal(loaded.weights[name], wanted.weights[name]) for name in wanted.weights)
     assert all(torch.equal(loaded.optimizer[name], wanted.optimizer[name]) for name in wanted.optimizer)
@@ -45,6 +45,29 @@ def test_the_newest_stay(tmp_path: Path) -> None:
     save(store, 100)
     latest = store.load_latest()
     assert latest is not None and latest.state.step == 100
+
+
+def test_the_same_state_is_written_once(tmp_path: Path) -> None:
+    store = CheckpointStore(tmp_path, keep=2)
+    save(store, 5)
+    written = (tmp_path / "step-00000005").stat().st_ino
+    done: list[int] = []
+    store.save(snapshot(5), lambda: done.append(5))
+    store.wait()
+    assert done == [5] and (tmp_path / "step-00000005").stat().st_ino == written
+
+
+def test_another_state_of_the_same_step_takes_its_place(tmp_path: Path) -> None:
+    """A learner that resumed, and was drained before its next step, has another version and epoch."""
+    store = CheckpointStore(tmp_path, keep=2)
+    save(store, 4, 5)
+    store.save(snapshot(5, value=7.0, epoch=8), lambda: None)
+    store.wait()
+    assert names(tmp_path) == ["step-00000004", "step-00000005"]
+    loaded = store.load_latest()
+    assert loaded is not None and (loaded.state.step, loaded.state.epoch) == (5, 8)
+    assert loaded.weights["a.weight"].unique().tolist() == [7.0]
+    assert loaded.optimizer["0.exp_avg"].unique().tolist() == [-7.0]
 
 
 def test_it_is_durable_before_it_is_done(tmp_path: Path) -> None:

@@ -74,6 +74,7 @@ def test_a_round_is_reported_when_all_its_answers_are_in(stage: Stage) -> None:
         "accuracy": 0.25,
         "length_mean": 2.0,
         "truncated_fraction": 0.25,
+        "unanswered": 0,
     }
     assert stage.lane.depth().groups == 0
     assert stage.evaluator.begin(step=20, version=3)
@@ -87,6 +88,7 @@ def test_dead_lettered_rows_do_not_hold_a_round_up(stage: Stage) -> None:
     stage.serve(4, failing=lambda prompt: prompt.row["prompt"] in "03")
     assert stage.evaluator.finish(5)
     assert (stage.reports[0]["samples"], stage.reports[0]["accuracy"]) == (4, 0.5)
+    assert stage.reports[0]["unanswered"] == 2
 
 
 def test_a_round_of_an_earlier_learner_is_not_mixed_in(stage: Stage) -> None:
@@ -121,6 +123,7 @@ def test_an_answer_that_comes_with_the_last_look_is_counted(client: Client, run:
     stage.evaluator.close()
 
 
-def test_without_rows_there_is_no_round(stage: Stage) -> None:
-    assert not stage.new([]).begin(step=0, version=0)
-    assert stage.lane.depth().issued == 0
+def test_without_rows_a_round_is_done_at_once(stage: Stage) -> None:
+    evaluator = stage.new([])
+    assert evaluator.begin(step=0, version=0) and evaluator.finish(0)
+    assert stage.lane.depth().issued == 0 and stage.reports == []

@@ -1,18 +1,21 @@
 """The learner on a real broker, with a tiny model; a thread completes prompts in the rollout workers' stead."""
 
+import dataclasses
 import json
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 
 from areal.broker.bulletin import DRAIN, RUN, Bulletin
 from areal.broker.client import Client
 from areal.broker.config import BrokerConfig
+from areal.broker.errors import TrainingError
 from areal.broker.lane import Lane
 from areal.broker.trajectory import NOT_AN_ACTION, Group, Prompt, TokenTrajectory
 from areal.broker.weights import WeightStore, verify
@@ -29,6 +32,7 @@ from areal.learner.learner import Learner, LearnerSettings
 from .test_trainer import VOCAB, save_tiny_llama
 
 BROKER = BrokerConfig(lease_s=60.0)
+NO_EVALUATION = EvaluationConfig(every_steps=0)
 
 
 def settings_of(run: str, folder: Path, **learner: Any) -> LearnerSettings:
@@ -65,8 +69,10 @@ def answer(prompt: Prompt, version: int, rng: np.random.Generator) -> Group:
 
 
 @contextmanager
-def rollout(client: Client, run: str, folder: Path) -> Iterator[None]:
-    """Completes the prompts of both lanes under the newest weights."""
+def rollout(
+    client: Client, run: str, folder: Path, *, spoils: Callable[[int], bool] = lambda _: False
+) -> Iterator[None]:
+    """Completes the prompts of both lanes under the newest weights; `spoils` names those answered with no token."""
     lanes = [Lane(client, run, name, BROKER) for name in ("train", "eval")]
     store = WeightStore(client, run, folder / "weights")
     over = threading.Event()
@@ -79,7 +85,10 @@ def rollout(client: Client, run: str, folder: Path) -> Iterator[None]:
                 for lease in lane.lease("w", count=4, timeout_s=0) if latest else []:
                     while latest is None or latest.version < lease.prompt.min_version:
                         latest = store.latest()
-                    lane.complete(lease, answer(lease.prompt, latest.version, rng))
+                    group = answer(lease.prompt, latest.version, rng)
+                    if lane is lanes[0] and spoils(lease.prompt.id):
+                        group.trajectories[-1].tokens[-1] = VOCAB
+                    lane.complete(lease, group)
             time.sleep(0.005)
 
     thread = threading.Thread(target=serve)
@@ -95,6 +104,30 @@ def records(client: Client, run: str, kind: str) -> list[dict[str, Any]]:
     return [record for record in Bulletin(client, run).read("0", timeout_s=0.01)[0] if record["kind"] == kind]
 
 
+def abandon(learner: Learner, *, after: int) -> None:
+    """Take so many steps, and leave the learner as a kill would: what has been written stays, nothing else follows."""
+    learner._publish_start()
+    for _ in range(after):
+        assert learner._one_step()
+    leave(learner)
+
+
+def await_answers(client: Client, run: str) -> None:
+    """Until every prompt that has been issued is answered: by the versions there were, not by those to come."""
+    lane = Lane(client, run, "train", BROKER)
+    deadline = time.monotonic() + 10
+    while lane.depth().prompts:
+        assert time.monotonic() < deadline, lane.depth()
+        time.sleep(0.005)
+
+
+def leave(learner: Learner) -> None:
+    learner._checkpoints.wait()
+    learner._publisher.wait()
+    learner._source.close()
+    learner._evaluator.close()
+
+
 def test_a_run_from_its_start_to_its_end(client: Client, run: str, tmp_path: Path) -> None:
     with rollout(client, run, tmp_path):
         Learner(settings_of(run, tmp_path), client).run()
@@ -106,7 +139,6 @@ def test_a_run_from_its_start_to_its_end(client: Client, run: str, tmp_path: Pat
         "step": 6,
         "version": 6,
         "groups_trained": 12,
-        "groups_trained_twice": 0,
         "groups_lost": 0,
         "dead_letters": 0,
         "outstanding": 0,
@@ -129,17 +161,10 @@ def test_a_learner_that_dies_is_followed_by_one_that_counts_nothing_twice(
     client: Client, run: str, tmp_path: Path
 ) -> None:
     with rollout(client, run, tmp_path):
-        first = Learner(settings_of(run, tmp_path), client)
-        first._publish_start()
-        for _ in range(3):  # it dies with a checkpoint of step 2 behind it
-            assert first._one_step()
-        first._checkpoints.wait()
-        first._publisher.wait()
-        first._source.close()
-        first._evaluator.close()
+        abandon(Learner(settings_of(run, tmp_path), client), after=3)  # with a checkpoint of step 2 behind it
         Learner(settings_of(run, tmp_path), client).run()
     (final,) = records(client, run, "final")
-    assert (final["groups_trained"], final["groups_lost"], final["groups_trained_twice"]) == (12, 0, 0)
+    assert (final["groups_trained"], final["groups_lost"]) == (12, 0)
     steps = records(client, run, "step")
     assert [record["step"] for record in steps] == [1, 2, 3, 3, 4, 5, 6]
     surviving = [*steps[:2], *steps[3:]]
@@ -168,6 +193,109 @@ def test_a_drained_run_goes_on_where_it_stopped(client: Client, run: str, tmp_pa
     final = records(client, run, "final")[-1]
     assert final["finished"] and final["step"] == drained["step"] + 2
     assert final["groups_trained"] == 2 * final["step"]
-    assert (final["groups_lost"], final["groups_trained_twice"]) == (0, 0)
+    assert final["groups_lost"] == 0
+    steps = records(client, run, "step")
+    assert [record["step"] for record in steps] == list(range(1, final["step"] + 1))
+    assert steps[drained["step"]]["version"] == drained["version"] + 2  # published above the last, then a step
+    assert all(record["tokens_too_old"] == 0 and record["staleness_max"] <= 2 for record in steps)
+    trained = [number for record in steps for number in record["prompt_ids"]]
+    assert len(trained) == len(set(trained)) == final["groups_trained"]
     newest = max((tmp_path / "checkpoints").glob("step-*"))
-    assert json.loads((newest / "state.json").read_text())["groups_counted"] == final["groups_trained"]
+    state = json.loads((newest / "state.json").read_text())
+    assert sum(end - start for start, end in state["trained"]) == final["groups_trained"]
+    assert (state["epoch"], state["version"]) == (steps[-1]["epoch"], final["version"])
+
+
+def test_groups_that_come_again_after_a_long_way_keep_their_age(client: Client, run: str, tmp_path: Path) -> None:
+    """It dies at step 7 with a checkpoint of step 4, further behind than η = 2: by their versions alone the groups
+    of steps 5 to 7, sampled by versions up to 6 and taken again at 8 and above, would be up to 6 too old."""
+    settings = dataclasses.replace(
+        settings_of(run, tmp_path, steps=12), checkpoint=CheckpointConfig(every_steps=4), evaluation=NO_EVALUATION
+    )
+    with rollout(client, run, tmp_path):
+        abandon(Learner(settings, client), after=7)
+        await_answers(client, run)
+        Learner(settings, client).run()
+    steps = records(client, run, "step")
+    assert [(record["step"], record["version"]) for record in steps] == [
+        *((i, i) for i in range(1, 8)),
+        *((i, i + 4) for i in range(5, 13)),  # 4 was published again as 8
+    ]
+    again = steps[7:10]
+    assert sorted(number for record in again for number in record["prompt_ids"]) == list(range(8, 14))
+    assert [record["prompt_ids"] for record in again] == [record["prompt_ids"] for record in steps[4:7]]
+    for name in ("staleness_max", "staleness_mean", "tokens_trained"):
+        assert [record[name] for record in again] == [record[name] for record in steps[4:7]], name
+    assert all(record["tokens_too_old"] == 0 and record["staleness_max"] <= 2 for record in steps)
+    (final,) = records(client, run, "final")
+    assert (final["groups_trained"], final["groups_lost"]) == (24, 0)
+
+
+def test_groups_keep_their_age_over_two_deaths(client: Client, run: str, tmp_path: Path) -> None:
+    """The first learner dies at step 7 and the second at 9, each a checkpoint every 4 steps: groups of the first that
+    no one has trained on are still there for the third."""
+    settings = dataclasses.replace(
+        settings_of(run, tmp_path, steps=12), checkpoint=CheckpointConfig(every_steps=4), evaluation=NO_EVALUATION
+    )
+    with rollout(client, run, tmp_path):
+        for steps in (7, 5):
+            abandon(Learner(settings, client), after=steps)
+            await_answers(client, run)
+        Learner(settings, client).run()
+    steps = records(client, run, "step")
+    assert [(record["step"], record["version"]) for record in steps] == [
+        *((i, i) for i in range(1, 8)),
+        *((i, i + 4) for i in range(5, 10)),  # 4 was published again as 8
+        *((i, i + 6) for i in range(9, 13)),  # and 8, which had been 12, as 14
+    ]
+    assert all(record["tokens_too_old"] == 0 and record["staleness_max"] <= 2 for record in steps)
+
+
+def test_what_an_empty_redis_has_forgotten_is_not_issued_again(client: Client, run: str, tmp_path: Path) -> None:
+    """The checkpoint knows of 8 groups, the new Redis (here: another run in it) of nothing."""
+    with rollout(client, run, tmp_path):
+        abandon(Learner(settings_of(run, tmp_path), client), after=4)
+    fresh = f"{run}-fresh"
+    assert Lane(client, fresh, "train", BROKER).depth().issued == 0
+    with rollout(client, fresh, tmp_path):
+        Learner(settings_of(fresh, tmp_path), client).run()
+    steps = records(client, fresh, "step")
+    assert [record["step"] for record in steps] == [5, 6]
+    assert sorted(number for record in steps for number in record["prompt_ids"]) == [8, 9, 10, 11]
+    assert all(record["tokens_too_old"] == 0 for record in steps)
+    assert steps[0]["epoch"] > records(client, run, "step")[-1]["epoch"]
+    (final,) = records(client, fresh, "final")
+    assert (final["groups_trained"], final["groups_lost"], final["outstanding"]) == (12, 0, 0)
+    assert Lane(client, fresh, "train", BROKER).depth().issued == 12
+
+
+def test_a_batch_that_does_not_fit_the_model_is_dead_lettered_and_training_goes_on(
+    client: Client, run: str, tmp_path: Path
+) -> None:
+    """Two batches in a row, twice: a batch that is trained on between them makes the learner patient again."""
+    with rollout(client, run, tmp_path, spoils=lambda number: number in (0, 2, 6, 9)):
+        Learner(settings_of(run, tmp_path), client).run()
+    steps = records(client, run, "step")
+    assert [record["step"] for record in steps] == [1, 2, 3, 4, 5, 6]
+    trained = [number for record in steps for number in record["prompt_ids"]]
+    assert sorted(trained) == [4, 5, *range(10, 20)]
+    letters = Lane(client, run, "train", BROKER).dead_letters()
+    assert sorted(letter.prompt_id for letter in letters) == [0, 1, 2, 3, 6, 7, 8, 9]
+    assert all(f"has token {VOCAB}, the vocabulary only {VOCAB} of them" in letter.cause for letter in letters)
+    assert [record["level"] for record in records(client, run, "event")].count("error") == 4
+    (final,) = records(client, run, "final")
+    assert (final["groups_trained"], final["groups_lost"], final["dead_letters"]) == (12, 0, 8)
+    assert final["outstanding"] == 0
+
+
+def test_three_such_batches_in_a_row_end_the_learner(client: Client, run: str, tmp_path: Path) -> None:
+    learner = Learner(settings_of(run, tmp_path), client)
+    with (
+        rollout(client, run, tmp_path, spoils=lambda number: number > 1),
+        pytest.raises(TrainingError, match=r"vocabulary only .*; 3 batches in a row were like that"),
+    ):
+        learner.run()
+    leave(learner)
+    assert [record["prompt_ids"] for record in records(client, run, "step")] == [[0, 1]]
+    assert Lane(client, run, "train", BROKER).depth().dead == 4
+    assert records(client, run, "final") == []

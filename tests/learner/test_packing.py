@@ -59,8 +59,14 @@ def test_to_moves_every_tensor() -> None:
 
 
 def test_refuses_an_action_that_nothing_predicts() -> None:
+    """A first token: no trajectory has one, but an array under one can be changed."""
+    second = trajectory([1, 2], [-1, 0])
+    second.versions[0] = 0
     with pytest.raises(ValueError, match="first token of trajectory 1"):
-        pack([trajectory([1, 2], [-1, 0]), trajectory([1, 2], [0, 0])])
+        pack([trajectory([1, 2], [-1, 0]), second])
+
+
+def test_refuses_no_trajectory() -> None:
     with pytest.raises(ValueError, match="no trajectory"):
         pack([])
 

@@ -144,7 +144,7 @@ def test_weights_have_the_names_of_the_checkpoint(tmp_path: Path) -> None:
         names = set(policy.weights())
         assert ("lm_head.weight" in names) is not tied
         assert names | {"lm_head.weight"} == set(model().state_dict())
-        assert dict(policy.named_weights()).keys() == names
+        assert policy.weights().keys() == names
 
 
 def test_loaded_weights_reach_the_optimisers_parameters(folder: Path) -> None:

@@ -141,14 +141,59 @@ def test_tokens_that_are_too_old_are_left_out_and_counted(folder: Path) -> None:
     actions = sum(t.num_actions for g in groups for t in g.trajectories)
     measured = trainer.step(groups, step=0, version=5)
     assert measured["tokens_too_old"] == actions
-    assert (measured["staleness_max"], measured["grad_norm"]) == (0, 0.0)
+    assert (measured["staleness_max"], measured["staleness_mean"], measured["grad_norm"]) == (2, 0.0, 0.0)
     assert same(policy.weights(), before)
     mixed = [*groups[:2], *batch(policy, seed=1, version=4)[2:]]
     young = sum(t.num_actions for g in mixed[2:] for t in g.trajectories)
     measured = trainer.step(mixed, step=0, version=5)
     old = sum(t.num_actions for g in mixed[:2] for t in g.trajectories)
-    assert (measured["tokens_too_old"], measured["staleness_mean"]) == (old, 1.0)
+    assert (measured["tokens_too_old"], measured["tokens_trained"]) == (old, young)
+    assert (measured["staleness_mean"], measured["staleness_max"]) == (1.0, 2)
     assert young > 0 and not same(policy.weights(), before)
+
+
+def test_after_a_resume_tokens_keep_the_age_they_had(folder: Path) -> None:
+    """A learner that had published up to 5 resumes from the checkpoint of version 2, which it publishes as 6."""
+    policy, trainer = made(folder, max_staleness=1)
+    trainer.resume(version=6, gap=4)
+    measured: dict[tuple[int, int], tuple[float, ...]] = {}
+    for sampled, taken in ((2, 6), (1, 6), (0, 6), (5, 9), (4, 9), (3, 9), (6, 6), (6, 7), (7, 9)):
+        result = trainer.step(batch(policy, version=sampled), step=0, version=taken)
+        measured[sampled, taken] = (result["staleness_max"], result["staleness_mean"], result["tokens_too_old"])
+    every = sum(t.num_actions for g in batch(policy) for t in g.trajectories)
+    assert measured == {
+        (2, 6): (0, 0.0, 0),  # sampled by the weights that are now called 6
+        (1, 6): (1, 1.0, 0),  # one step before
+        (0, 6): (2, 0.0, every),
+        (5, 9): (0, 0.0, 0),  # by the lost version 5, three steps after 2, as 9 is after 6
+        (4, 9): (1, 1.0, 0),
+        (3, 9): (2, 0.0, every),
+        (6, 6): (0, 0.0, 0),  # from 6 on, versions are what they say
+        (6, 7): (1, 1.0, 0),
+        (7, 9): (2, 0.0, every),
+    }
+
+
+def test_of_a_batch_from_before_and_after_a_resume_the_young_tokens_are_trained_on(folder: Path) -> None:
+    policy, trainer = made(folder, max_staleness=1)
+    trainer.resume(version=6, gap=4)
+    before = batch(policy, seed=0, version=2)[:2]  # of age 1 at version 7
+    after = batch(policy, seed=1, version=6)[2:3]  # of age 1, too
+    lost = batch(policy, seed=2, version=1)[3:]  # of age 2
+    actions = [sum(t.num_actions for g in groups for t in g.trajectories) for groups in (before, after, lost)]
+    measured = trainer.step([*before, *after, *lost], step=0, version=7)
+    assert measured["tokens_trained"] == actions[0] + actions[1] and measured["tokens_too_old"] == actions[2]
+    assert (measured["staleness_mean"], measured["staleness_max"]) == (1.0, 2)
+
+
+def test_a_token_outside_the_vocabulary_is_named_before_anything_changes(folder: Path) -> None:
+    policy, trainer = made(folder)
+    before = copied(policy.weights())
+    groups = batch(policy)
+    groups[2].trajectories[1].tokens[-1] = VOCAB
+    with pytest.raises(TrainingError, match=f"prompt 2 has token {VOCAB}, the vocabulary only {VOCAB} of them"):
+        trainer.step(groups, step=0, version=0)
+    assert same(policy.weights(), before)
 
 
 def test_a_loss_that_is_not_finite_leaves_the_weights_alone(folder: Path) -> None:

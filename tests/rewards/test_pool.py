@@ -12,6 +12,7 @@ from areal.broker.errors import ArealError, ConfigError, RewardError
 from areal.rewards.config import RewardsConfig
 from areal.rewards.pool import RewardPool
 from areal.rewards.reward import Score
+from areal.rewards.worker import Worker
 
 FUNCTIONS = """
 import asyncio, os, sys, time
@@ -55,7 +56,15 @@ def starts_a_child(completion):
 
 def reward_processes() -> list[psutil.Process]:
     """The children of this process that are not somebody else's, such as the tests' redis-server."""
-    return [child for child in psutil.Process().children() if "areal.rewards" in " ".join(child.cmdline())]
+    return [child for child in psutil.Process().children() if "areal.rewards" in command(child)]
+
+
+def command(process: psutil.Process) -> str:
+    """Its command line; nothing for one that has ended by now, whoever started it."""
+    try:
+        return " ".join(process.cmdline())
+    except psutil.NoSuchProcess:  # a zombie is one, too
+        return ""
 
 
 @pytest.fixture
@@ -275,6 +284,25 @@ def test_stop_ends_every_process_and_every_open_call(file: str) -> None:
 
     scores = with_pool(use_open, f"{file}:by_text")
     assert [str(score) for score in scores] == [f"reward '{file}:by_text': the reward pool was stopped"] * 3
+    assert reward_processes() == []
+
+
+def test_a_stop_that_is_cancelled_leaves_the_process_to_the_next_one() -> None:
+    """As when two processes fail to start: the first one's error cancels the second one's stop."""
+
+    async def use() -> None:
+        worker = Worker([("sort", {})], 60.0)
+        await worker.start()
+        process = worker._process
+        assert process is not None
+        stopping = asyncio.ensure_future(worker.stop())
+        await asyncio.sleep(0)  # it has sent the signal, and waits
+        stopping.cancel()
+        await asyncio.gather(stopping, return_exceptions=True)
+        await worker.stop()
+        assert process.returncode == -signal.SIGKILL and not worker.alive
+
+    asyncio.run(use())
     assert reward_processes() == []
 
 

@@ -70,7 +70,7 @@ class EchoEngine:
     async def update_weights(self, version: int, path: Path) -> float:
         if not self.alive:
             raise EngineDied("the engine is dead")
-        assert (path / "weights").read_text() == str(version)
+        assert (path / "model.safetensors").read_text() == str(version)
         self.version = version
         return 0.001
 
@@ -94,6 +94,10 @@ class Echo:
         return [trajectory_of((1, 2), completion, 1.0, {"echo": 1.0}) for completion in completions]
 
 
+def write(folder: Path, text: str) -> None:
+    (folder / "model.safetensors").write_text(text)
+
+
 class Stage:
     """A broker with two lanes and a learner's hand on it."""
 
@@ -106,7 +110,7 @@ class Stage:
         self.engine, self.workflow = EchoEngine(), Echo()
 
     def publish(self, version: int) -> None:
-        self.store.publish(version, lambda to: (to / "weights").write_text(str(version)) and None, epoch=self.epoch)
+        self.store.publish(version, lambda to: write(to, str(version)), epoch=self.epoch)
 
     def issue(self, lane: Lane, count: int, *, min_version: int = 0) -> None:
         first = lane.depth().issued
@@ -203,11 +207,12 @@ def test_damaged_weights_are_passed_over(stage: Stage) -> None:
 
     async def scene() -> None:
         await until(lambda: stage.engine.version == 0)
-        stage.store.publish(1, lambda to: (to / "weights").write_text("1") and None, epoch=stage.epoch)
+        await asyncio.to_thread(stage.publish, 1)
         await until(lambda: stage.engine.version == 1)
-        folder = stage.store._directory / "damaged"
+        folder = stage.store._directory / "00000002-9"
         folder.mkdir()
-        stage.client.xadd(stage.store._stream, {"version": 2, "path": str(folder), "digest": 1})
+        write(folder, "2")
+        stage.client.xadd(stage.store._stream, {"version": 2, "name": folder.name, "digest": 1})
         await asyncio.sleep(0.3)
         assert stage.engine.version == 1
         await asyncio.to_thread(stage.publish, 3)
@@ -340,21 +345,24 @@ def test_a_worker_never_has_more_under_way_than_allowed(stage: Stage) -> None:
 
 def test_a_broker_that_is_gone_ends_the_worker(tmp_path: Path) -> None:
     server = EmbeddedRedis(tmp_path / "redis")
-    client = connect(server.start(), timeout_s=0.5)
-    stage = Stage(client, "run", tmp_path / "weights")
-    stage.publish(0)
+    try:
+        client = connect(server.start(), timeout_s=0.5)
+        stage = Stage(client, "run", tmp_path / "weights")
+        stage.publish(0)
 
-    async def scene() -> None:
-        await until(lambda: stage.engine.version == 0)
-        await asyncio.to_thread(server.stop)
-        await asyncio.sleep(20)
+        async def scene() -> None:
+            await until(lambda: stage.engine.version == 0)
+            await asyncio.to_thread(server.stop)
+            await asyncio.sleep(20)
 
-    began = time.monotonic()
-    with pytest.raises(BrokerUnavailable, match="did not answer"):
-        play(stage, scene)
-    assert time.monotonic() - began < 10
-    assert stage.engine.stops == 1
-    client.close()
+        began = time.monotonic()
+        with pytest.raises(BrokerUnavailable, match="did not answer"):
+            play(stage, scene)
+        assert time.monotonic() - began < 10
+        assert stage.engine.stops == 1
+        client.close()
+    finally:
+        server.stop()
 
 
 def test_a_wait_for_weights_has_a_deadline(stage: Stage) -> None:
