@@ -3,9 +3,10 @@
     python benchmarks/async_vs_sync.py --problems sort count --seeds 0 1 2
 
 Each cell is a whole `areal run`. Its weights are kept, and evaluated after it has ended, so that evaluation costs neither
-side anything and every accuracy belongs to one version: 256 held-out rows at temperature 1. Time counts from the end of
-the first step, which leaves start-up out. The plain loop of plain_grpo.py is timed the same way. Modes and seeds are
-interleaved, since a machine's speed drifts; compare medians and ratios, not single times.
+side anything and every accuracy belongs to one version: 256 held-out rows at temperature 1. Time counts from the moment
+that the first answer of the first step is begun, which leaves start-up out and gives no side a head start. The plain loop
+of plain_grpo.py is timed the same way. Modes and seeds are interleaved, since a machine's speed drifts; compare medians
+and ratios, not single times.
 """
 
 import argparse
@@ -36,7 +37,7 @@ LR = 3e-4
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """One run: seconds from its first step to GOAL (None if not reached) and to its last step, rates and busy shares."""
+    """One run: seconds until GOAL (None if not reached) and until its last step, rates and busy shares."""
 
     problem: str
     mode: str
@@ -72,12 +73,13 @@ def run_areal(problem: str, mode: str, seed: int, options: argparse.Namespace, f
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL, timeout=1200)
     run = folder / name
     records = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    times = {record["step"]: record["time"] for record in records if record["kind"] == "step"}
+    steps = [record for record in records if record["kind"] == "step"]
+    times = {record["step"]: record["time"] - steps[0]["started_at"] for record in steps}
     summary = json.loads((run / "summary.json").read_text())
     curve = []
     for step in range(options.eval_every, options.steps + 1, options.eval_every):
         accuracy = accuracy_of(problem, seed, next((run / "weights").glob(f"{step:08d}-*")))
-        curve.append((step, times[step] - times[1], accuracy))
+        curve.append((step, times[step], accuracy))
     return cell(
         problem,
         mode,
@@ -102,9 +104,8 @@ def run_plain(problem: str, seed: int, options: argparse.Namespace, folder: Path
     ]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL, timeout=1200)
     lines = json.loads(out.read_text())["lines"]
-    first_s = lines[1]["wall_s"]
     shown = [line for line in lines if line["step"] and line["step"] % options.eval_every == 0]
-    curve = [(line["step"], line["wall_s"] - first_s, line["accuracy"]) for line in shown]
+    curve = [(line["step"], line["wall_s"], line["accuracy"]) for line in shown]
     return cell(problem, "plain", seed, curve, tokens_per_s=lines[-1]["tokens_per_s"])
 
 
@@ -126,7 +127,7 @@ def cell(problem: str, mode: str, seed: int, curve: list[tuple[int, float, float
 
 
 def tokens_per_s(records: list[dict[str, Any]]) -> float:
-    """Sampled tokens that were trained on, by the time from the first step to the last."""
+    """Sampled tokens that were taken, by the time from the first step to the last."""
     steps = [record for record in records if record["kind"] == "step"]
     tokens = sum(record["tokens_trained"] + record["tokens_too_old"] for record in steps[1:])
     return float(tokens / (steps[-1]["time"] - steps[0]["time"]))

@@ -52,7 +52,7 @@ def _check(config: RunConfig) -> None:
             load_reward(reward.name)
         except ConfigError:
             raise
-        except Exception as error:  # the user's own file fails as it is loaded
+        except (Exception, SystemExit) as error:  # the user's own file fails as it is loaded
             raise ConfigError(f"rewards.functions: {reward.name}: {type(error).__name__}: {error}") from error
     if config.cluster.address is None and importlib.util.find_spec("vllm") is None:
         raise EngineError("vLLM is not installed. On a GPU: pip install 'areal-rl[gpu]'; on a CPU: make setup")

@@ -7,7 +7,7 @@ import json
 import shutil
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +23,16 @@ WRITE_TIMEOUT_S = 1800.0
 
 @dataclass(frozen=True, slots=True)
 class LearnerState:
-    """All but the tensors: the step, the version its weights were published as, the ledger's ranges, the epoch."""
+    """All but the tensors: the step, the version its weights were published as, the ledger's ranges, the epoch.
+
+    `resumes` holds version and gap of each resume that this lineage has behind it (Trainer.resume).
+    """
 
     step: int
     version: int
     trained: list[tuple[int, int]]
     epoch: int
+    resumes: list[tuple[int, int]] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)

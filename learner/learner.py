@@ -103,6 +103,8 @@ class Learner:
             max_staleness=settings.staleness.max,
             temperature=settings.temperature,
         )
+        for version, gap in self._state.resumes:
+            self._trainer.resume(version=version, gap=gap)
         self._publisher = Publisher(self._weights, self._policy.adapter_config(), epoch=self._epoch)
         self._step = self._state.step
         self._version = self._state.version
@@ -207,7 +209,8 @@ class Learner:
 
     def _checkpoint(self) -> None:
         """Copy the state aside and let it be written; what it covers is acknowledged once it is durable."""
-        state = LearnerState(self._step, self._version, self._source.ledger.ranges(), self._epoch)
+        trained, resumes = self._source.ledger.ranges(), list(self._trainer.resumes)
+        state = LearnerState(self._step, self._version, trained, self._epoch, resumes)
         weights = copied(self._policy.weights())
         snapshot = Snapshot(state, weights, copied(self._optimizer.state()), torch.get_rng_state())
         covered = self._source.settled()

@@ -71,8 +71,7 @@ class Trainer:
         self._config = config
         self._max_staleness = max_staleness
         self._temperature = temperature
-        self._resumed_at = 0
-        self._gap = 0
+        self.resumes: list[tuple[int, int]] = []
 
     def resume(self, *, version: int, gap: int) -> None:
         """From now on a token older than `version` counts as `gap` versions younger.
@@ -81,7 +80,7 @@ class Trainer:
         versions never go back. The groups that come again were sampled in the lineage that was lost, by weights just as
         far from the step they are needed for as they were then: without this they would all be too old.
         """
-        self._resumed_at, self._gap = version, gap
+        self.resumes.append((version, gap))
 
     def step(self, groups: Sequence[Group], *, step: int, version: int) -> dict[str, float]:
         """One step on `groups` with weights of `version`; returns its measurements. Raises TrainingError.
@@ -107,7 +106,10 @@ class Trainer:
 
     def _age(self, versions: Versions, version: int) -> Versions:
         """Versions between the sampling of tokens and `version`."""
-        return version - versions - self._gap * (versions < self._resumed_at)
+        age = version - versions
+        for resumed_at, gap in self.resumes:
+            age = age - gap * (versions < resumed_at)
+        return age
 
     def _minibatches(self, groups: Sequence[Group], version: int) -> list[MiniBatch]:
         """The batch dealt into minibatches by group, with log π_prox where it differs from log π_θ."""

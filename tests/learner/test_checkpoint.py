@@ -8,7 +8,7 @@ from areal.learner.checkpoint import CheckpointStore, LearnerState, Snapshot, co
 
 
 def snapshot(step: int, value: float = 1.0, epoch: int = 6) -> Snapshot:
-    state = LearnerState(step, step + 3, [(0, 4 * step)], epoch)
+    state = LearnerState(step, step + 3, [(0, 4 * step)], epoch, [(3, 1), (9, 2)])
     weights = {"a.weight": torch.full((4, 3), value), "b": torch.arange(5.0)}
     return Snapshot(state, weights, {"0.exp_avg": torch.full((4, 3), -value)}, torch.get_rng_state())
 
@@ -32,6 +32,7 @@ def test_what_is_saved_is_loaded_bit_for_bit(tmp_path: Path) -> None:
     wanted = snapshot(20)
     assert (loaded.state.step, loaded.state.version, loaded.state.epoch) == (20, 23, 6)
     assert [tuple(pair) for pair in loaded.state.trained] == [(0, 80)]
+    assert [tuple(pair) for pair in loaded.state.resumes] == [(3, 1), (9, 2)]
     assert all(torch.equal(loaded.weights[name], wanted.weights[name]) for name in wanted.weights)
     assert all(torch.equal(loaded.optimizer[name], wanted.optimizer[name]) for name in wanted.optimizer)
     assert loaded.optimizer.keys() == wanted.optimizer.keys()

@@ -257,8 +257,15 @@ def test_what_an_empty_redis_has_forgotten_is_not_issued_again(client: Client, r
         abandon(Learner(settings_of(run, tmp_path), client), after=4)
     fresh = f"{run}-fresh"
     assert Lane(client, fresh, "train", BROKER).depth().issued == 0
-    with rollout(client, fresh, tmp_path):
+    issued: list[int] = []
+
+    def noted(number: int) -> bool:
+        issued.append(number)
+        return False
+
+    with rollout(client, fresh, tmp_path, spoils=noted):
         Learner(settings_of(fresh, tmp_path), client).run()
+    assert issued == [8, 9, 10, 11]
     steps = records(client, fresh, "step")
     assert [record["step"] for record in steps] == [5, 6]
     assert sorted(number for record in steps for number in record["prompt_ids"]) == [8, 9, 10, 11]

@@ -174,6 +174,25 @@ def test_after_a_resume_tokens_keep_the_age_they_had(folder: Path) -> None:
     }
 
 
+def test_after_a_second_resume_tokens_keep_the_age_they_had(folder: Path) -> None:
+    """2 was published as 6; what became of it is 8 in a checkpoint, got as far as 10, and is published as 11."""
+    policy, trainer = made(folder, max_staleness=4)
+    trainer.resume(version=6, gap=4)
+    trainer.resume(version=11, gap=3)
+    ages = {}
+    for sampled in (2, 3, 4, 6, 8, 11):
+        result = trainer.step(batch(policy, version=sampled), step=0, version=11)
+        ages[sampled] = (result["staleness_max"], result["staleness_mean"], result["tokens_too_old"])
+    assert ages == {
+        2: (2, 2.0, 0),  # 2 is 6, and 6 is two steps before 8, which is 11
+        3: (1, 1.0, 0),
+        4: (0, 0.0, 0),
+        6: (2, 2.0, 0),
+        8: (0, 0.0, 0),
+        11: (0, 0.0, 0),
+    }
+
+
 def test_of_a_batch_from_before_and_after_a_resume_the_young_tokens_are_trained_on(folder: Path) -> None:
     policy, trainer = made(folder, max_staleness=1)
     trainer.resume(version=6, gap=4)
