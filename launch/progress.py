@@ -207,11 +207,14 @@ def end_table(summary: Record, directory: Path) -> list[tuple[str, str]]:
     counted = {"groups_lost": "lost", "groups_trained_twice": "trained twice", "dead_letters": "dead letters"}
     groups = [f"{summary[key]} {name}" for key, name in counted.items() if summary.get(key) is not None]
     tokens = f"{count(summary['tokens_generated'])} generated, {count(summary['tokens_trained'])} trained"
+    held_out = [
+        ("accuracy", f"{change('eval', '.3f')} held out"),
+        ("length", f"{change('eval_length', '.1f')} tokens held out"),
+    ]
     return [
         ("steps", f"{summary['steps']} in {duration(summary['wall_s'])}{early}"),
-        ("accuracy", f"{change('eval', '.3f')} held out"),
+        *(held_out if summary.get("eval_first") is not None else []),
         ("reward", f"{change('reward', '.3f')} in training"),
-        ("length", f"{change('eval_length', '.1f')} tokens"),
         ("staleness", f"mean {show('staleness_mean', '.2f')}, max {show('staleness_max', '.0f')} versions"),
         ("tokens", f"{tokens}; {show('tokens_per_s', ',.0f')} generated/s"),
         ("busy", f"learner {show('learner_busy_fraction', '.0%')}, rollout {show('rollout_busy_fraction', '.0%')}"),

@@ -35,7 +35,7 @@ def test_the_quickstart_learns_to_write_the_trace(start_run: StartRun) -> None:
 
 
 def test_staleness_zero_is_the_synchronous_algorithm(start_run: StartRun) -> None:
-    run = start_run(QUICKSTART, "staleness.max=0", "learner.steps=4", *SHORT)
+    run = start_run(CONFIGS / "count.yaml", "staleness.max=0", "learner.steps=4", *SHORT)
     assert run.wait(300) == 0, f"{run.text}\n{run.logs()}"
     assert [record["staleness_max"] for record in run.steps()] == [0, 0, 0, 0]
     assert all(abs(record["behaviour_weight_mean"] - 1) < 1e-4 for record in run.steps())

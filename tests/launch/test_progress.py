@@ -128,8 +128,8 @@ def test_the_table_at_the_end() -> None:
     assert table.splitlines()[2:] == [
         "  steps      3 in 0:11, stopped before the end",
         "  accuracy   0.250 → 0.750 held out",
+        "  length     30.0 → 30.0 tokens held out",
         "  reward     0.400 → 0.400 in training",
-        "  length     30.0 → 30.0 tokens",
         "  staleness  mean 1.20, max 3 versions",
         "  tokens     10.2k generated, 1.2k trained; 5,200 generated/s",
         "  busy       learner 60%, rollout 100%",
