@@ -30,6 +30,7 @@ logger = logging.getLogger(__name__)
 LEASE_WAIT_S = 0.2
 TICK_S = 0.5
 REPORT_EVERY_S = 1.0
+MAX_EVENT = 500
 
 
 @dataclass(frozen=True)
@@ -87,7 +88,8 @@ class RolloutWorker:
     async def _lease_until_drained(self, tasks: asyncio.TaskGroup) -> None:
         while not self._draining:
             room = self._max_sequences - sum(lease.prompt.group_size for _, lease in self._held.values())
-            leased = await asyncio.to_thread(self._lease, room) if room > 0 else []
+            idle = room <= 0 or self._reviving.locked()  # starting an engine stops the loop for longer than a lease
+            leased = [] if idle else await asyncio.to_thread(self._lease, room)
             for lane, lease in leased:
                 if any(lease.entry == held.entry for _, held in self._held.values()):
                     continue  # its own, reclaimed because this process stood still for longer than a lease
@@ -96,6 +98,8 @@ class RolloutWorker:
                 task.add_done_callback(lambda done: self._held.pop(done, None))
             if not leased and self._held:
                 await asyncio.wait(self._held, return_when=asyncio.FIRST_COMPLETED, timeout=LEASE_WAIT_S)
+            elif idle:
+                await asyncio.sleep(LEASE_WAIT_S)
 
     def _lease(self, room: int) -> list[tuple[Lane, Lease]]:
         *urgent, patient = self._parts.lanes
@@ -123,21 +127,22 @@ class RolloutWorker:
             if died and life == self._lives:
                 self._parts.follower.forget()  # so that no other prompt is tried on it meanwhile
             self._settling.add(lease.entry)
-            await self._fail(lane, lease, error)
+            again, text = await self._fail(lane, lease, error)
             if died:
                 await self._revive(life)
+            if not (died and again):
+                await self._tell(text, "warning" if again else "error")
         finally:
             self._settling.discard(lease.entry)
 
-    async def _fail(self, lane: Lane, lease: Lease, error: Exception) -> None:
+    async def _fail(self, lane: Lane, lease: Lease, error: Exception) -> tuple[bool, str]:
+        """Hand back or bury a prompt; returns whether it will be tried again, and what a person should know."""
         self._meter.retries += 1
         cause = "".join(traceback.format_exception(error))
         again = await asyncio.to_thread(lane.fail, self._name, lease, cause)
         fate = "it will be tried again" if again else "it is now a dead letter"
         logger.warning("prompt %d failed at attempt %d, %s: %s", lease.prompt.id, lease.attempt, fate, error)
-        level = "warning" if again else "error"
-        text = f"{self._name}: prompt {lease.prompt.id} failed at attempt {lease.attempt}, {fate}: {error}"
-        await self._post({"kind": "event", "time": time.time(), "level": level, "text": text[:500]})
+        return again, f"{self._name}: prompt {lease.prompt.id} failed at attempt {lease.attempt}, {fate}: {error}"
 
     async def _revive(self, life: int) -> None:
         """Start the engine again, once for all the requests that died with it."""
@@ -146,6 +151,7 @@ class RolloutWorker:
                 return
             self._lives += 1
             logger.warning("the engine died; starting it again")
+            await self._tell(f"{self._name}: the engine died; starting it again", "warning")
             await self._parts.engine.stop()
             await self._parts.engine.start()
             await self._parts.follower.reload()
@@ -176,6 +182,9 @@ class RolloutWorker:
         while True:
             await asyncio.sleep(REPORT_EVERY_S)
             await self._post(self._meter.record(self._parts.follower, in_flight=len(self._held)))
+
+    async def _tell(self, text: str, level: str) -> None:
+        await self._post({"kind": "event", "time": time.time(), "level": level, "text": text[:MAX_EVENT]})
 
     async def _post(self, record: dict[str, Any]) -> None:
         await asyncio.to_thread(self._parts.bulletin.report, record)
