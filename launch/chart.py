@@ -77,7 +77,7 @@ def _draw_staleness(axes: Any, steps: list[Record]) -> None:
     at, means = _points(steps, "staleness_mean")
     _line(axes, at, means, color=BLUE, linewidth=1.2, label="mean")
     axes.set_ylim(0, max([*greatest, 1.0]) * 1.5)  # the legend stands above
-    axes.set_title("Staleness of what was trained on", fontsize=11, loc="left")
+    axes.set_title("Staleness of what was taken", fontsize=11, loc="left")
     axes.set_ylabel("versions")
 
 
