@@ -84,7 +84,7 @@ class Lane:
         self._complete: Any = client.register_script(scripts.COMPLETE)
         self._renew = client.register_script(scripts.RENEW)
         self._release = client.register_script(scripts.RELEASE)
-        self._bury: Any = client.register_script(scripts.BURY)
+        self._bury_script: Any = client.register_script(scripts.BURY)
         self._acknowledge = client.register_script(scripts.ACKNOWLEDGE)
         self._ensure_consumers()
 
@@ -119,7 +119,7 @@ class Lane:
             try:
                 deliveries.append(Delivery(entry, decode_group(fields.get(b"body", b""))))
             except CodecError as error:
-                self._bury_entry(self._groups, "", entry, fields, str(error), 1, "")
+                self._bury(self._groups, _unreadable(entry, fields, error))
         return deliveries, after
 
     def acknowledge(self, entries: Sequence[str], *, epoch: int) -> int:
@@ -130,8 +130,10 @@ class Lane:
 
     def reject(self, delivery: Delivery, cause: str) -> None:
         """Dead-letter a group that must not be learned from."""
-        fields = {b"id": str(delivery.group.prompt_id).encode(), b"body": encode_group(delivery.group)}
-        self._bury_entry(self._groups, "", delivery.entry, fields, cause, 1, delivery.group.worker)
+        group = delivery.group
+        self._bury(
+            self._groups, DeadLetter(delivery.entry, group.prompt_id, cause, 1, group.worker, encode_group(group))
+        )
 
     def dead_letters(self, count: int | None = None) -> list[DeadLetter]:
         """The dead letters, oldest first."""
@@ -154,18 +156,13 @@ class Lane:
 
         They are its own for `lease_s` unless renewed. A prompt that was tried too often is dead-lettered instead.
         """
-        leases = self._reclaim(worker, count)
-        if leases:
-            return leases
-        block_ms = max(1, round(1000 * min(timeout_s, LONGEST_BLOCK_S))) if timeout_s > 0 else None
         try:
-            found = self._client.xreadgroup(CONSUMERS, worker, {self._prompts: ">"}, count=count, block=block_ms)
+            return self._reclaim(worker, count) or self._lease_new(worker, count, timeout_s)
         except redis.ResponseError as error:
             if not str(error).startswith("NOGROUP"):
                 raise
             self._ensure_consumers()
             return []
-        return self._leases(worker, ((entry, fields, 1) for entry, fields in stream_entries(found)))
 
     def renew(self, worker: str, leases: Iterable[Lease]) -> set[str]:
         """Keep leases for another `lease_s`; returns the entries of those that have been lost to another worker."""
@@ -188,8 +185,7 @@ class Lane:
         if lease.attempt < self._config.max_attempts:
             self._release(keys=[self._prompts], args=[CONSUMERS, worker, lease.entry, lease.attempt])
             return True
-        fields = {b"id": str(lease.prompt.id).encode(), b"body": encode_prompt(lease.prompt)}
-        self._bury_entry(self._prompts, CONSUMERS, lease.entry, fields, cause, lease.attempt, worker)
+        self._bury(self._prompts, _letter(lease, cause, attempts=lease.attempt, worker=worker))
         return False
 
     def _reclaim(self, worker: str, count: int) -> list[Lease]:
@@ -199,54 +195,45 @@ class Lane:
         min_idle_ms = round(1000 * self._config.lease_s)
         cursor = b"0-0"
         claimed: list[tuple[bytes, dict[bytes, bytes]]] = []
-        try:
-            while len(claimed) < count:  # one call looks at 10 leases for each that is wanted
-                room = count - len(claimed)
-                cursor, found, *_ = self._client.xautoclaim(
-                    self._prompts, CONSUMERS, worker, min_idle_ms, start_id=cursor, count=room
-                )
-                claimed += found
-                if cursor == b"0-0":
-                    break
-        except redis.ResponseError as error:
-            if not str(error).startswith("NOGROUP"):
-                raise
-            self._ensure_consumers()
-            return []
-        return self._leases(worker, ((entry, fields, self._attempts(entry)) for entry, fields in claimed if fields))
+        while len(claimed) < count:  # one call looks at 10 leases for each that is wanted
+            room = count - len(claimed)
+            cursor, found, *_ = self._client.xautoclaim(
+                self._prompts, CONSUMERS, worker, min_idle_ms, start_id=cursor, count=room
+            )
+            claimed += found
+            if cursor == b"0-0":
+                break
+        entries = [(entry.decode(), fields) for entry, fields in claimed if fields]
+        return self._leases(worker, ((entry, fields, self._attempts(entry)) for entry, fields in entries))
 
-    def _attempts(self, entry: bytes) -> int:
+    def _lease_new(self, worker: str, count: int, timeout_s: float) -> list[Lease]:
+        block_ms = max(1, round(1000 * min(timeout_s, LONGEST_BLOCK_S))) if timeout_s > 0 else None
+        found = self._client.xreadgroup(CONSUMERS, worker, {self._prompts: ">"}, count=count, block=block_ms)
+        return self._leases(worker, ((entry, fields, 1) for entry, fields in stream_entries(found)))
+
+    def _attempts(self, entry: str) -> int:
         pending = self._client.xpending_range(self._prompts, CONSUMERS, entry, entry, 1)
         return int(pending[0]["times_delivered"]) if pending else 1
 
-    def _leases(self, worker: str, found: Iterable[tuple[Any, dict[bytes, bytes], int]]) -> list[Lease]:
+    def _leases(self, worker: str, found: Iterable[tuple[str, dict[bytes, bytes], int]]) -> list[Lease]:
         leases = []
-        for raw, fields, attempt in found:
-            entry = raw.decode() if isinstance(raw, bytes) else raw
+        for entry, fields, attempt in found:
             try:
                 lease = Lease(entry, decode_prompt(fields.get(b"body", b"")), attempt)
             except CodecError as error:
-                self._bury_entry(self._prompts, CONSUMERS, entry, fields, str(error), attempt, worker)
+                self._bury(self._prompts, _unreadable(entry, fields, error, attempts=attempt, worker=worker))
                 continue
             if attempt > self._config.max_attempts:
                 cause = f"{attempt - 1} workers in turn fell silent while they held it"
-                self._bury_entry(self._prompts, CONSUMERS, entry, fields, cause, attempt - 1, worker)
+                self._bury(self._prompts, _letter(lease, cause, attempts=attempt - 1, worker=worker))
                 continue
             leases.append(lease)
         return leases
 
-    def _bury_entry(
-        self,
-        stream: str,
-        consumers: str,
-        entry: str,
-        fields: dict[bytes, bytes],
-        cause: str,
-        attempts: int,
-        worker: str,
-    ) -> None:
-        arguments = [consumers, entry, fields.get(b"id", b"-1"), fields.get(b"body", b""), cause, attempts, worker]
-        self._bury(keys=[stream, self._dead], args=arguments)
+    def _bury(self, stream: str, letter: DeadLetter) -> None:
+        """Move an entry from a stream to the dead letters; nothing happens if it is gone."""
+        what = [letter.prompt_id, letter.body, letter.cause, letter.attempts, letter.worker]
+        self._bury_script(keys=[stream, self._dead], args=[CONSUMERS, letter.entry, *what])
 
     def _ensure_consumers(self) -> None:
         try:
@@ -254,6 +241,19 @@ class Lane:
         except redis.ResponseError as error:
             if not str(error).startswith("BUSYGROUP"):
                 raise
+
+
+def _letter(lease: Lease, cause: str, *, attempts: int, worker: str) -> DeadLetter:
+    return DeadLetter(lease.entry, lease.prompt.id, cause, attempts, worker, encode_prompt(lease.prompt))
+
+
+def _unreadable(
+    entry: str, fields: dict[bytes, bytes], error: CodecError, *, attempts: int = 1, worker: str = ""
+) -> DeadLetter:
+    """The dead letter of bytes that are no message; what they say of themselves is kept where it can be."""
+    claimed = fields.get(b"id", b"")
+    prompt_id = int(claimed) if claimed.isdigit() and len(claimed) < 19 else -1
+    return DeadLetter(entry, prompt_id, str(error), attempts, worker, fields.get(b"body", b""))
 
 
 def fenced(script: Any, keys: list[str], args: list[Any]) -> Any:

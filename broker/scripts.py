@@ -75,9 +75,9 @@ redis.call('XCLAIM', KEYS[1], ARGV[1], 'released', 0, ARGV[3], 'IDLE', 86400000,
 return 1
 """
 
-# KEYS source stream, dead; ARGV consumer group, entry, prompt id, body, cause, attempts, worker → 1, or 0 if it is gone.
+# KEYS stream of prompts or of groups (which has no consumers, so that nothing is acknowledged), dead; ARGV consumer group, entry, prompt id, body, cause, attempts, worker → 1, or 0 if it is gone.
 BURY = """
-if ARGV[1] ~= '' then redis.call('XACK', KEYS[1], ARGV[1], ARGV[2]) end
+redis.call('XACK', KEYS[1], ARGV[1], ARGV[2])
 if redis.call('XDEL', KEYS[1], ARGV[2]) == 0 then return 0 end
 redis.call('XADD', KEYS[2], '*', 'id', ARGV[3], 'body', ARGV[4], 'cause', ARGV[5], 'attempts', ARGV[6], 'worker', ARGV[7])
 return 1
@@ -93,7 +93,7 @@ return gone
 """
 )
 
-# KEYS epoch, weights; ARGV epoch, version, path, digest, kept → 1; refuses a version that is not above the last.
+# KEYS epoch, weights; ARGV epoch, version, folder name, digest, kept → 1; refuses a version that is not above the last.
 # The very announcement that is there already (a retried call) is passed over.
 PUBLISH = (
     FENCE

@@ -88,11 +88,6 @@ class TokenTrajectory:
     def num_actions(self) -> int:
         return int(np.count_nonzero(self.action_mask))
 
-    @property
-    def oldest_version(self) -> int:
-        """The oldest weights that sampled any token of it."""
-        return int(self.versions[self.action_mask].min())
-
 
 @dataclass(frozen=True, slots=True)
 class Group:
@@ -120,14 +115,6 @@ class Group:
     def rewards(self) -> NDArray[np.float32]:
         """float32[G]."""
         return np.array([t.reward for t in self.trajectories], dtype=np.float32)
-
-    @property
-    def num_tokens(self) -> int:
-        return sum(len(t.tokens) for t in self.trajectories)
-
-    @property
-    def oldest_version(self) -> int:
-        return min(t.oldest_version for t in self.trajectories)
 
 
 def _require(holds: bool, otherwise: str) -> None:

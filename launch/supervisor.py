@@ -3,7 +3,7 @@
 import logging
 import os
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from ..broker.errors import ArealError, ConfigError, ModelError
@@ -39,11 +39,11 @@ class Placed:
     started_at: float = 0.0
     restarts: int = 0
     restart_at: float = 0.0
-    done: bool = field(default=False)
+    done: bool = False
 
 
 class Supervisor:
-    """Owns the actors of a run. `events` gathers what a person should be told; take them with `drain_events`."""
+    """Owns the actors of a run. What a person should be told is gathered for `drain_events`."""
 
     def __init__(self, config: ClusterConfig, roles: list[RoleSpec], *, gpus_per_engine: int) -> None:
         self._config = config

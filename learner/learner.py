@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from ..broker.bulletin import DRAIN, Bulletin
 from ..broker.client import Client
@@ -76,9 +77,9 @@ class Learner:
         self._optimizer = Optimizer(
             self._policy.parameters(), settings.learner.optimizer, total_steps=settings.learner.steps
         )
-        self._state = self._restore(snapshot)
+        state = self._restore(snapshot)
         dataset = Dataset(settings.dataset)
-        ledger = Ledger(self._state.trained)
+        ledger = Ledger(state.trained)
         self._lane.skip_to(ledger.end, epoch=self._epoch)
         self._source = GroupSource(self._lane, ledger, epoch=self._epoch)
         self._feeder = Feeder(
@@ -103,11 +104,11 @@ class Learner:
             max_staleness=settings.staleness.max,
             temperature=settings.temperature,
         )
-        for version, gap in self._state.resumes:
+        for version, gap in state.resumes:
             self._trainer.resume(version=version, gap=gap)
         self._publisher = Publisher(self._weights, self._policy.adapter_config(), epoch=self._epoch)
-        self._step = self._state.step
-        self._version = self._state.version
+        self._step = state.step
+        self._version = state.version
         self._refused = 0
 
     def run(self) -> None:
@@ -140,9 +141,10 @@ class Learner:
         self._step += 1
         self._version += 1
         trained = time.perf_counter()
-        publish_s = self._publisher.publish(self._version, copied(self._policy.weights()))
+        weights = copied(self._policy.weights())
+        publish_s = self._publisher.publish(self._version, weights)
         self._top_up()
-        self._after_step()
+        self._after_step(weights)
         timing = {"wait_s": taken - began, "train_s": trained - taken, "publish_s": publish_s}
         self._report_step(deliveries, measured | timing | {"step_s": time.perf_counter() - began})
         return True
@@ -155,16 +157,16 @@ class Learner:
         self._source.reject(deliveries, str(error))
         self._event(f"learner: {len(deliveries)} groups are dead-lettered: {error}", level="error")
 
-    def _after_step(self) -> None:
+    def _after_step(self, weights: dict[str, Tensor]) -> None:
         last = self._step == self._settings.learner.steps
         if not last and self._step % self._settings.checkpoint.every_steps == 0:
-            self._checkpoint()
+            self._checkpoint(weights)
         every = self._settings.evaluation.every_steps
         if not last and every and self._step % every == 0:
             self._evaluate()
 
     def _finish(self) -> None:
-        self._checkpoint()
+        self._checkpoint(copied(self._policy.weights()))
         self._publisher.wait()
         finished = self._step >= self._settings.learner.steps
         if finished and self._settings.evaluation.every_steps:
@@ -207,18 +209,16 @@ class Learner:
         self._publisher.publish(self._version, copied(self._policy.weights()))
         self._publisher.wait()
 
-    def _checkpoint(self) -> None:
-        """Copy the state aside and let it be written; what it covers is acknowledged once it is durable."""
+    def _checkpoint(self, weights: dict[str, Tensor]) -> None:
+        """Copy the rest of the state aside too and let it be written; what it covers is acknowledged once it is durable."""
         trained, resumes = self._source.ledger.ranges(), list(self._trainer.resumes)
         state = LearnerState(self._step, self._version, trained, self._epoch, resumes)
-        weights = copied(self._policy.weights())
         snapshot = Snapshot(state, weights, copied(self._optimizer.state()), torch.get_rng_state())
         covered = self._source.settled()
         self._checkpoints.save(snapshot, lambda: self._source.acknowledge(covered))
 
     def _evaluate(self) -> None:
-        begun = self._evaluator.begin(step=self._step, version=self._version)
-        if not begun and self._settings.evaluation.every_steps:
+        if not self._evaluator.begin(step=self._step, version=self._version):
             logger.info("no evaluation at step %d: the one before is still under way", self._step)
 
     def _idle(self) -> bool:

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from .config import ObjectiveConfig
+
 MAX_LOG_RATIO = 20.0
 """Log-ratios are clamped to ± this before exp (as in verl): e²⁰ ≈ 5·10⁸ is far past any clip, and nothing overflows."""
 
@@ -43,9 +45,7 @@ def decoupled_ppo(
     behaviour_logprobs_A: Tensor,
     advantages_A: Tensor,
     keep_A: Tensor,
-    clip_low: float,
-    clip_high: float,
-    max_behaviour_weight: float,
+    config: ObjectiveConfig,
     denominator: float,
 ) -> Objective:
     """The decoupled PPO loss: L = −1/D · Σ min(w, w_max) · min(u·A, clip(u, 1−ε_lo, 1+ε_hi)·A).
@@ -61,8 +61,7 @@ def decoupled_ppo(
     behaviour_logprobs_A: float[A], log π_behav, as sampled.
     advantages_A:         float[A].
     keep_A:               bool[A], false where an action counts for nothing (too old, say), whatever its numbers.
-    clip_low, clip_high:  ε_lo and ε_hi.
-    max_behaviour_weight: w_max.
+    config:               ε_lo (clip_low), ε_hi (clip_high) and w_max (max_behaviour_weight).
     denominator:          D, the kept actions of the whole batch, so that the losses of micro-batches sum to its mean.
     """
     _check(logprobs_A, prox_logprobs_A, behaviour_logprobs_A, advantages_A, keep_A)
@@ -72,11 +71,11 @@ def decoupled_ppo(
     log_u_A = _log_ratio(logprobs_A, prox_A, keep_A)
     log_w_A = _log_ratio(prox_A, behaviour_logprobs_A.detach(), keep_A)
     advantage_A = torch.where(keep_A, advantages_A.detach().float(), 0.0)
-    u_A, w_A = log_u_A.exp(), log_w_A.exp()
+    u_A, w_A, w_max = log_u_A.exp(), log_w_A.exp(), config.max_behaviour_weight
 
     free_A = u_A * advantage_A
-    clipped_A = u_A.clamp(1.0 - clip_low, 1.0 + clip_high) * advantage_A
-    loss = -(w_A.clamp(max=max_behaviour_weight) * torch.minimum(free_A, clipped_A)).sum() / denominator
+    clipped_A = u_A.clamp(1.0 - config.clip_low, 1.0 + config.clip_high) * advantage_A
+    loss = -(w_A.clamp(max=w_max) * torch.minimum(free_A, clipped_A)).sum() / denominator
 
     with torch.no_grad():  # dropped actions have log-ratio 0 and advantage 0: they add nothing but w = 1
         kept_A = keep_A.float()
@@ -84,7 +83,7 @@ def decoupled_ppo(
             loss=loss,
             num_kept=kept_A.sum(),
             num_clipped=(clipped_A < free_A).float().sum(),
-            num_capped=((w_A > max_behaviour_weight) & keep_A).float().sum(),
+            num_capped=((w_A > w_max) & keep_A).float().sum(),
             behaviour_weight=(w_A * kept_A).sum(),
             behaviour_weight_squared=(w_A.square() * kept_A).sum(),
             behaviour_logratio=log_w_A.sum(),

@@ -145,16 +145,13 @@ class Trainer:
         """Forward and backward; returns the sums of the objective."""
         logprobs_A, entropy_A = self._policy.logprobs(micro.packed, self._temperature)
         device = logprobs_A.device
-        clip = self._config.objective
         objective = decoupled_ppo(
             logprobs_A,
             logprobs_A.detach() if micro.prox_logprobs_A is None else micro.prox_logprobs_A,
             behaviour_logprobs_A=micro.packed.behaviour_logprobs.to(device),
             advantages_A=micro.advantages_A.to(device),
             keep_A=micro.keep_A.to(device),
-            clip_low=clip.clip_low,
-            clip_high=clip.clip_high,
-            max_behaviour_weight=clip.max_behaviour_weight,
+            config=self._config.objective,
             denominator=num_kept,
         )
         if not math.isfinite(float(objective.loss.detach())):

@@ -19,10 +19,9 @@ def trajectory(**changed: Any) -> TokenTrajectory:
 def test_what_a_trajectory_knows_of_itself() -> None:
     made = trajectory()
     assert made.action_mask.tolist() == [False, True, True]
-    assert (made.num_actions, made.oldest_version) == (2, 2)
+    assert made.num_actions == 2
     group = Group(0, (made, trajectory(reward=-2.0, versions=np.array([-1, 5, 1], np.int32))))
     assert group.rewards.tolist() == [1.0, -2.0]
-    assert (group.num_tokens, group.oldest_version) == (6, 1)
 
 
 @pytest.mark.parametrize(

@@ -5,9 +5,11 @@ import pytest
 import torch
 from torch import Tensor
 
+from areal.learner.config import ObjectiveConfig
 from areal.learner.objective import Objective, decoupled_ppo
 
 CLIP = {"clip_low": 0.2, "clip_high": 0.3, "max_behaviour_weight": 2.0}
+CONFIG = ObjectiveConfig(**CLIP)
 
 
 def one(theta: float, prox: float, behaviour: float, advantage: float, **options: float) -> tuple[Objective, float]:
@@ -20,7 +22,7 @@ def one(theta: float, prox: float, behaviour: float, advantage: float, **options
         advantages_A=torch.tensor([advantage]),
         keep_A=torch.tensor([True]),
         denominator=1.0,
-        **(CLIP | options),
+        config=ObjectiveConfig(**(CLIP | options)),
     )
     objective.loss.backward()
     assert logprob.grad is not None
@@ -89,9 +91,7 @@ def run(rows: Tensor | slice, denominator: float) -> tuple[Objective, Tensor]:
         advantages_A=advantages[rows],
         keep_A=keep[rows],
         denominator=denominator,
-        clip_low=0.1,
-        clip_high=0.2,
-        max_behaviour_weight=1.3,
+        config=ObjectiveConfig(clip_low=0.1, clip_high=0.2, max_behaviour_weight=1.3),
     )
     objective.loss.backward()
     assert theta.grad is not None
@@ -143,7 +143,7 @@ def test_with_the_proximal_policy_detached_it_is_the_weighted_policy_gradient() 
         advantages_A=torch.tensor([1.0, -1.0]),
         keep_A=torch.tensor([True, True]),
         denominator=2.0,
-        **CLIP,
+        config=CONFIG,
     ).loss.backward()
     assert logprobs.grad is not None
     assert logprobs.grad.tolist() == pytest.approx([-0.5, 0.75])
@@ -161,7 +161,7 @@ def test_huge_ratios_stay_finite(theta: float, behaviour: float, advantage: floa
         advantages_A=torch.tensor([advantage]),
         keep_A=torch.tensor([True]),
         denominator=1.0,
-        **CLIP,
+        config=CONFIG,
     )
     objective.loss.backward()
     assert all(math.isfinite(getattr(objective, field.name).item()) for field in fields(objective))
@@ -178,7 +178,7 @@ def test_a_dropped_action_adds_nothing_even_if_it_is_nan() -> None:
         advantages_A=torch.tensor([2.0, math.nan]),
         keep_A=torch.tensor([True, False]),
         denominator=1.0,
-        **CLIP,
+        config=CONFIG,
     )
     objective.loss.backward()
     assert objective.loss.item() == pytest.approx(-2.0)
@@ -191,7 +191,13 @@ def test_refuses_what_cannot_be_a_batch() -> None:
     def call(keep: Tensor, denominator: float) -> Objective:
         ones = torch.ones(2)
         return decoupled_ppo(
-            ones, ones, behaviour_logprobs_A=ones, advantages_A=ones, keep_A=keep, denominator=denominator, **CLIP
+            ones,
+            ones,
+            behaviour_logprobs_A=ones,
+            advantages_A=ones,
+            keep_A=keep,
+            denominator=denominator,
+            config=CONFIG,
         )
 
     with pytest.raises(ValueError, match=r"\[2\] and \[3\]"):
