@@ -117,7 +117,7 @@ def validated(model: type[Model], tree: Mapping[str, Any], path: Path) -> Model:
     try:
         return model.model_validate(tree)
     except ValidationError as error:
-        wrongs = [_explain(model, tree, wrong) for wrong in error.errors()]
+        wrongs = [_explain(model, wrong) for wrong in error.errors()]
         raise ConfigError("\n".join(f"{path}: {wrong}" for wrong in wrongs)) from error
 
 
@@ -139,7 +139,7 @@ def _load(path: Path, overrides: Sequence[str]) -> dict[str, Any]:
     return {str(key): value for key, value in tree.items()}
 
 
-def _explain(model: type[BaseModel], tree: Mapping[str, Any], wrong: Any) -> str:
+def _explain(model: type[BaseModel], wrong: Any) -> str:
     key = ".".join(str(part) for part in wrong["loc"])
     if wrong["type"] == "extra_forbidden":
         known = _fields_at(model, wrong["loc"][:-1])

@@ -136,8 +136,6 @@ def _prepare_process() -> None:
 
 def _tell(descriptor: int, error: BaseException) -> None:
     """Write the error's kind and text as JSON, for the actor that waits."""
-    while isinstance(error, BaseExceptionGroup):  # what a task group gathered: the first is the cause
-        error = error.exceptions[0]
     report = {"kind": type(error).__name__, "text": str(error)[:MAX_TEXT]}
     os.write(descriptor, json.dumps(report).encode())
 

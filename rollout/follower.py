@@ -73,9 +73,8 @@ class WeightFollower:
         async with self._loading:
             if published.version <= self.version:
                 return
-            pause_s = await self._engine.update_weights(published.version, published.path)
-        async with self._changed:
-            self._pauses_s.append(pause_s)
+            self._pauses_s.append(await self._engine.update_weights(published.version, published.path))
             self.updates += 1
-            self.version = published.version
-            self._changed.notify_all()
+            async with self._changed:
+                self.version = published.version
+                self._changed.notify_all()
