@@ -9,6 +9,7 @@ import asyncio
 import itertools
 import os
 import time
+from collections.abc import Coroutine
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ QUIET = {
     "TOKENIZERS_PARALLELISM": "false",
 }
 SHUTDOWN_S = 0.3
+ALIVE_EVERY_S = 0.5
 ADAPTER = "policy"
 ADAPTER_ID = 1
 
@@ -102,10 +104,7 @@ class VllmEngine:
         began = time.perf_counter()
         try:
             async with asyncio.timeout(self._config.timeout_s):
-                await self._llm.pause_generation(mode="keep", clear_cache=True)
-                await self._load(path)
-                await self._llm.update_weight_version(str(version))
-                await self._llm.resume_generation()
+                await self._while_alive(self._replace_weights(version, path))
         except Exception as error:
             raise EngineDied(f"version {version} could not be loaded: {error!r}") from error
         self._version = version
@@ -138,6 +137,23 @@ class VllmEngine:
         )
         outputs = [output async for output in stream]
         return outputs[-1] if outputs else None
+
+    async def _while_alive(self, work: Coroutine[Any, Any, None]) -> None:
+        """Do what calls the engine's process: vLLM leaves such a call unanswered for ever if that process dies."""
+        task = asyncio.ensure_future(work)
+        try:
+            while not (await asyncio.wait({task}, timeout=ALIVE_EVERY_S))[0]:
+                if self._llm is None or self._llm.errored:
+                    raise EngineDied("the engine died meanwhile")
+            task.result()
+        finally:
+            task.cancel()
+
+    async def _replace_weights(self, version: int, path: Path) -> None:
+        await self._llm.pause_generation(mode="keep", clear_cache=True)
+        await self._load(path)
+        await self._llm.update_weight_version(str(version))
+        await self._llm.resume_generation()
 
     async def _load(self, path: Path) -> None:
         if self._model.lora_rank == 0:

@@ -128,10 +128,13 @@ def test_a_killed_engine_is_noticed_and_can_be_started_again(
     async def kill_under_requests() -> None:
         requests = [asyncio.create_task(answer(engine, 300)) for _ in range(4)]
         await asyncio.sleep(0.3)
-        for child in psutil.Process().children(recursive=True):
-            if child.name().startswith("VLLM::Engine"):
-                child.kill()
-        outcomes = await asyncio.wait_for(asyncio.gather(*requests, return_exceptions=True), timeout=60)
+        core = next(p for p in psutil.Process().children(recursive=True) if p.name().startswith("VLLM::Engine"))
+        core.suspend()
+        update = asyncio.create_task(engine.update_weights(19, publish(policy, tmp_path / "lost")))
+        await asyncio.sleep(0.3)
+        assert not update.done(), "the update is to be under way when the engine dies"
+        core.kill()
+        outcomes = await asyncio.wait_for(asyncio.gather(*requests, update, return_exceptions=True), timeout=60)
         assert all(isinstance(outcome, EngineDied) for outcome in outcomes), outcomes
 
     do(kill_under_requests())
