@@ -1,4 +1,5 @@
-# make run: the quickstart. make test: all tests. make check: lint and types. make fix: mend what can be mended.
+# make run: the quickstart. make test: all tests. make chaos: a run under 200 faults (15 minutes).
+# make check: lint and types. make fix: mend what can be mended.
 # Each target first makes the virtual environment that it needs (.venv).
 
 PYTHON ?= python3
@@ -12,7 +13,7 @@ ifdef PIP_CERT
 export SSL_CERT_FILE ?= $(PIP_CERT)
 endif
 
-.PHONY: run test test-fast check fix setup clean
+.PHONY: run test test-fast chaos check fix setup clean
 
 run: setup
 	$(BIN)/areal run $(CONFIG) $(ARGS)
@@ -22,6 +23,9 @@ test: setup
 
 test-fast: setup
 	$(BIN)/python -m pytest -m "not slow" $(ARGS)
+
+chaos: setup
+	$(BIN)/python -m tests.chaos --faults 200 $(ARGS)
 
 check: setup
 	$(BIN)/ruff format --check .

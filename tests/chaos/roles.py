@@ -1,0 +1,148 @@
+"""The processes of the run under test: the real learner, and the real worker around a light engine.
+
+`python -m tests.chaos.roles ROLE` loads the code of that role, reads a Spec from standard input, and is it to its end. A
+process may thus stand by with its code loaded.
+"""
+
+import asyncio
+import faulthandler
+import importlib
+import json
+import logging
+import os
+import sys
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from areal.broker.bulletin import Bulletin
+from areal.broker.client import connect
+from areal.broker.errors import Fenced
+from areal.broker.weights import WeightStore
+
+from .journal import Began, Ended, Journal, Loaded
+from .seams import LearnerWitness, watch_redis, watch_worker
+from .settings import (
+    BROKER,
+    CHECKPOINT_EVERY,
+    GROUP_SIZE,
+    GROUPS_PER_STEP,
+    MAX_CONCURRENT,
+    MODEL,
+    RUN,
+    STALENESS,
+    TAKE_TIMEOUT_S,
+    WEIGHTS_TIMEOUT_S,
+)
+
+logger = logging.getLogger(__name__)
+
+FENCED = 3
+"""The exit code of a learner whose epoch was over."""
+
+
+@dataclass(frozen=True, slots=True)
+class Spec:
+    """What a process is told."""
+
+    role: str
+    url: str
+    directory: str
+    journal: str
+    steps: int
+    seed: int
+    told_at: float
+
+    def to_json(self) -> bytes:
+        return json.dumps(asdict(self)).encode()
+
+
+def main() -> int:
+    """Be the role that was named, as standard input says."""
+    os.environ["OMP_NUM_THREADS"] = "1"
+    began = time.monotonic()
+    role = sys.argv[1]
+    importlib.import_module("areal.learner.learner" if role == "learner" else "areal.rollout.worker")
+    import_s = time.monotonic() - began
+    spec = Spec(**json.loads(sys.stdin.read()))
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", force=True)
+    faulthandler.enable()
+    journal = Journal(Path(spec.journal))
+    journal.write(Began(import_s, spec.told_at))
+    watch_redis(journal)
+    try:
+        learn(spec, journal) if role == "learner" else asyncio.run(work(spec, journal))
+    except Fenced as error:
+        journal.write(Ended("Fenced", str(error)))
+        return FENCED
+    except BaseException as error:
+        logger.exception("%s ends on an error", role)
+        journal.write(Ended(type(error).__name__, str(error)))
+        return 1
+    journal.write(Ended("", ""))
+    return 0
+
+
+def learn(spec: Spec, journal: Journal) -> None:
+    """Be the learner."""
+    from areal.learner.config import (
+        CheckpointConfig,
+        DatasetConfig,
+        EvaluationConfig,
+        LearnerConfig,
+        ModelConfig,
+        StalenessConfig,
+    )
+    from areal.learner.learner import Learner, LearnerSettings
+
+    LearnerWitness(journal).watch()
+    settings = LearnerSettings(
+        run=RUN,
+        directory=Path(spec.directory),
+        model=ModelConfig(path=str(MODEL)),
+        dataset=DatasetConfig(source="sort", eval_size=4),
+        learner=LearnerConfig(
+            steps=spec.steps, groups_per_step=GROUPS_PER_STEP, take_timeout_s=TAKE_TIMEOUT_S, threads=1
+        ),
+        staleness=StalenessConfig(max=STALENESS),
+        evaluation=EvaluationConfig(every_steps=0),
+        checkpoint=CheckpointConfig(every_steps=CHECKPOINT_EVERY),
+        broker=BROKER,
+        group_size=GROUP_SIZE,
+        temperature=1.0,
+        seed=spec.seed,
+    )
+    learner = Learner(settings, connect(spec.url, timeout_s=BROKER.timeout_s))
+    journal.write(Loaded())
+    learner.run()
+
+
+async def work(spec: Spec, journal: Journal) -> None:
+    """Be a rollout worker."""
+    from areal.broker.lane import Lane
+    from areal.rollout.config import RolloutConfig
+    from areal.rollout.follower import WeightFollower
+    from areal.rollout.worker import Parts, RolloutWorker, Served
+
+    from .engine import LightEngine, RandomReward
+
+    watch_worker(journal, Lane)
+    client = connect(spec.url, timeout_s=BROKER.timeout_s)
+    engine = LightEngine(spec.seed)
+    store = WeightStore(client, RUN, Path(spec.directory) / "weights")
+    parts = Parts(
+        engine=engine,
+        workflow=RandomReward(journal, spec.seed),
+        follower=WeightFollower(store, engine, timeout_s=WEIGHTS_TIMEOUT_S),
+        lanes=(
+            Served(Lane(client, RUN, "eval", BROKER), 1),
+            Served(Lane(client, RUN, "train", BROKER), GROUP_SIZE),
+        ),
+        bulletin=Bulletin(client, RUN),
+    )
+    rollout = RolloutConfig(max_concurrent=MAX_CONCURRENT, weights_timeout_s=WEIGHTS_TIMEOUT_S)
+    await RolloutWorker(spec.role, parts, rollout, BROKER).run()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
