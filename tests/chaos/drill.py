@@ -16,12 +16,11 @@ from areal.broker.keys import Keys
 
 from . import settings
 from .faults import Kind, direct, schedule, strike
-from .fleet import TICK_S, Fleet, Overdue
+from .fleet import Fleet, Overdue
 from .journal import Entry, Struck
 from .ledger import DeadLetter, Remains
 
 READY_S = 300.0
-STALLED_S = 100.0
 SETTLE_S = 180.0
 DRAINED_S = 90.0
 FINISHED_S = 180.0
@@ -77,9 +76,7 @@ def _strike_all(
     total = len(kinds)
     due = time.monotonic()
     while kinds:
-        fleet.tick()
-        if time.time() - fleet.stepped_at > STALLED_S:
-            raise Overdue(f"no step for {STALLED_S:g} s; {fleet.state()}")
+        fleet.watch()
         if time.monotonic() >= due:
             number = total - len(kinds) + 1
             struck = next((s for kind in kinds if (s := strike(kind, number, fleet, random))), None)
@@ -88,7 +85,6 @@ def _strike_all(
                 outcome.strikes[struck.kind] += 1
                 say(_line(struck, total, began, fleet))
                 due = time.monotonic() + _gap(random, gap_s)
-        time.sleep(TICK_S)
 
 
 def _gap(random: Random, gap_s: float) -> float:
@@ -136,7 +132,7 @@ def _remains(fleet: Fleet) -> Remains:
 def _line(struck: Struck, total: int, began: float, fleet: Fleet) -> str:
     lasts = f"for {struck.lasts_s:.1f} s" if struck.lasts_s and not struck.detail else struck.detail
     step = f"step {fleet.step}" if fleet.step else "learner loading"
-    return f"{_clock(began)}  {struck.number:3}/{total}  {struck.kind:14} {struck.target:13} {step:16} {lasts}"
+    return f"{_clock(began)}  {struck.number:3}/{total}  {struck.kind:17} {struck.target:13} {step:16} {lasts}"
 
 
 def _clock(began: float) -> str:

@@ -1,6 +1,7 @@
 """The kinds of faults: each strikes at random, or says that it cannot just now."""
 
 import contextlib
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from random import Random
@@ -9,10 +10,11 @@ from urllib.parse import urlsplit
 import redis
 
 from .fleet import Fleet
-from .journal import Struck
+from .journal import Entry, Struck
 from .proxy import REPLY, REQUEST, Order
 from .settings import BROKER, ROLES, WORKERS
 
+FORGOTTEN_S = 0.15
 WHILE_LOADING = 0.02
 DIRECT_S = 1.0
 """How long the harness itself waits for Redis."""
@@ -75,6 +77,22 @@ def learner_twin(fleet: Fleet, _: Random) -> Hit | None:
         return None
     fleet.replace_learner()
     return Hit(learner.name, "stopped, replaced, then woken up")
+
+
+def learner_forgotten(fleet: Fleet, _: Random) -> Hit | None:
+    """The next learner has hardly begun when Redis forgets that it has; and then it is replaced, as learner_twin does."""
+    learner = fleet.members["learner"]
+    if not learner.runs or not fleet.step or fleet.strays or fleet.upon_lead:
+        return None
+
+    def forget(led: Entry) -> None:
+        if fleet.redis.state == "up" and fleet.members["learner"].runs:
+            fleet.redis.kill(lost_s=time.time() - led.time + FORGOTTEN_S, down_s=0.1)
+            fleet.replace_learner()
+
+    learner.kill()
+    fleet.upon_lead.append(forget)
+    return Hit(learner.name, "killed; the beginning of the next is lost with Redis's memory, and it is replaced")
 
 
 def redis_kill(fleet: Fleet, random: Random) -> Hit | None:
@@ -148,6 +166,7 @@ KINDS = (
     Kind("worker_pause", 12, worker_pause),
     Kind("learner_kill", 9, learner_kill),
     Kind("learner_twin", 3, learner_twin),
+    Kind("learner_forgotten", 2, learner_forgotten),
     Kind("redis_kill", 9, redis_kill),
     Kind("redis_rollback", 12, redis_rollback),
     Kind("redis_pause", 8, redis_pause),

@@ -13,7 +13,8 @@ from urllib.parse import urlsplit
 
 from areal.broker.lifetime import begin_child
 
-from .journal import Journal, Led, Reader, Trained
+from .journal import Entry, Journal, Led, Reader, Replaced, Trained
+from .nursery import Child, Nursery
 from .proxy import Proxy
 from .roles import FENCED, Spec
 from .server import EXCERPT, MortalRedis
@@ -21,6 +22,10 @@ from .settings import ENDLESS, ROLES, ROOT
 
 TICK_S = 0.05
 RESTART_S = 1.0
+MAX_SURPRISES = 10
+STALLED_S = 150.0
+"""How long a learner may go without a step, from its start or the last."""
+
 WOKEN_S = 60.0
 """How long a learner that has been replaced may take to find out, once it runs again."""
 
@@ -37,7 +42,7 @@ class Member:
 
     role: str
     incarnation: int = 0
-    process: subprocess.Popen[bytes] | None = None
+    process: subprocess.Popen[bytes] | Child | None = None
     log: Path = Path()
     restart_at: float = 0.0
     wake_at: float | None = None
@@ -50,7 +55,9 @@ class Member:
 
     @property
     def runs(self) -> bool:
-        return self.process is not None and self.wake_at is None and self.process.poll() is None
+        """Whether it can be struck: born, not stopped, not dead."""
+        alive = self.process is not None and self.process.pid is not None and self.process.poll() is None
+        return alive and self.wake_at is None
 
     def kill(self) -> None:
         assert self.process is not None
@@ -71,10 +78,9 @@ class Member:
 
 @dataclass(slots=True)
 class Stray:
-    """A learner that was stopped and replaced; it is woken up when another leads an epoch above its own."""
+    """A learner that was stopped and replaced; it is woken up when the other leads."""
 
     member: Member
-    epoch: int
     woken_at: float | None = None
 
 
@@ -88,16 +94,19 @@ class Fleet:
         self._seed = seed
         self._steps = ENDLESS
         self._proxy: Proxy | None = None
-        self._standby: subprocess.Popen[bytes] | None = None
+        self._nursery: Nursery | None = None
         self.reader = Reader(directory / "journals")
         self.journal = Journal(directory / "journals" / "harness.jsonl")
         self.redis = MortalRedis(directory / "redis", self.journal)
         self.members = {role: Member(role) for role in ROLES}
         self.strays: list[Stray] = []
         self.surprises: list[str] = []
-        self.epoch = 0
+        self.upon_lead: list[Callable[[Entry], None]] = []
+        """What to do once, with the entry, when the next learner leads."""
+        self.leader = ""
+        """The process that was the last to lead."""
         self.step = 0
-        """Of the learner that leads; 0 until its first."""
+        """The leader's last; 0 until its first."""
         self.stepped_at = time.time()
 
     @property
@@ -115,22 +124,24 @@ class Fleet:
         assert port is not None
         journal, log = self._directory / "journals" / "proxy.jsonl", self._directory / "logs" / "proxy.log"
         self._proxy = Proxy(port, ROLES, journal, log)
+        self._nursery = Nursery(self._directory / "logs" / "nursery.log")
 
     def tick(self) -> None:
         """Look after everything once."""
         if last_words := self.redis.tend():
             self.surprises.append(f"redis-server ended by itself:\n{last_words}")
+        assert self._nursery is not None
+        self._nursery.poll()
         now = time.monotonic()
         for member in self.members.values():
             self._tend(member, now)
         for stray in list(self.strays):
             self._tend_stray(stray, now)
         for entry in self.reader.poll():
-            record = entry.record
-            if isinstance(record, Led) and record.epoch > self.epoch:
-                self.epoch, self.step = record.epoch, 0
-            elif isinstance(record, Trained) and record.epoch == self.epoch:
-                self.step, self.stepped_at = record.step, entry.time
+            if isinstance(entry.record, Led):
+                self._led(entry)
+            elif isinstance(entry.record, Trained) and entry.process == self.leader:
+                self.step, self.stepped_at = entry.record.step, entry.time
 
     def until(self, what: str, holds: Callable[[], bool], timeout_s: float) -> None:
         """Tick until it holds; raises Overdue."""
@@ -138,22 +149,29 @@ class Fleet:
         while not holds():
             if time.monotonic() > deadline:
                 raise Overdue(f"waited {timeout_s:g} s for {what}; {self.state()}")
-            self.tick()
-            time.sleep(TICK_S)
+            self.watch()
+
+    def watch(self) -> None:
+        """Tick, and wait a moment; raises Overdue if no more good is to be expected."""
+        self.tick()
+        if len(self.surprises) > MAX_SURPRISES:
+            raise Overdue(f"{len(self.surprises)} unexpected errors; {self.state()}")
+        if time.time() - self.stepped_at > STALLED_S:
+            raise Overdue(f"no step for {STALLED_S:g} s; {self.state()}")
+        time.sleep(TICK_S)
 
     def state(self) -> str:
         """In words, for an error."""
         roles = [f"{m.name} {'runs' if m.runs else 'done' if m.done else 'down'}" for m in self.members.values()]
         since_s = time.time() - self.stepped_at
-        return (
-            f"step {self.step} of epoch {self.epoch}, {since_s:.0f} s ago; redis {self.redis.state}; {', '.join(roles)}"
-        )
+        return f"{self.leader} at step {self.step} for {since_s:.0f} s; redis {self.redis.state}; {', '.join(roles)}"
 
     def replace_learner(self) -> None:
         """Stop the learner and start another in its place; the first is woken up once the second leads."""
         old = self.members["learner"]
         old.pause(0.0)
-        self.strays.append(Stray(old, self.epoch))
+        self.journal.write(Replaced(old.name))
+        self.strays.append(Stray(old))
         self.members["learner"] = Member("learner", old.incarnation)
 
     def release(self, steps: int) -> None:
@@ -165,11 +183,13 @@ class Fleet:
     def stop(self) -> None:
         """End every process that was started here, by its id."""
         members = [*self.members.values(), *(stray.member for stray in self.strays)]
-        proxy = self._proxy.process if self._proxy else None
-        for process in [*(member.process for member in members), self._standby, proxy]:
-            if process is not None and process.poll() is None:
-                process.kill()
-                process.wait()
+        for member in members:
+            if member.process is not None and member.process.poll() is None:
+                member.process.kill()
+        for server in (self._proxy, self._nursery):
+            if server is not None:
+                server.process.kill()
+                server.process.wait()
         self.redis.stop()
 
     def _tend(self, member: Member, now: float) -> None:
@@ -192,15 +212,24 @@ class Fleet:
         if code is not None:
             self._inspect(member, code, expected=FENCED)
             self.strays.remove(stray)
-        elif stray.woken_at is None and self.epoch > stray.epoch:
-            member.wake()
-            stray.woken_at = now
         elif stray.woken_at is not None and now > stray.woken_at + WOKEN_S and not member.killed:
             self.surprises.append(f"{member.name}, which had been replaced, ran on for {WOKEN_S:g} s after it woke up")
             member.kill()
 
+    def _led(self, entry: Entry) -> None:
+        """Another learner leads: those that it has replaced wake up."""
+        self.leader = entry.process
+        for stray in self.strays:
+            if stray.woken_at is None and stray.member.name != entry.process:
+                stray.member.wake()
+                stray.woken_at = time.monotonic()
+        while self.upon_lead:
+            self.upon_lead.pop()(entry)
+
     def _launch(self, member: Member) -> None:
         member.incarnation += 1
+        if member.role == "learner":
+            self.step, self.stepped_at = 0, time.time()
         member.log = self._directory / "logs" / f"{member.name}.log"
         url, port = urlsplit(self.redis.url), self.proxy.ports[member.role]
         spec = Spec(
@@ -212,31 +241,11 @@ class Fleet:
             seed=self._seed + 1000 * ROLES.index(member.role) + member.incarnation,
             told_at=time.time(),
         )
-        member.process = self._relieve(member) if member.role == "learner" else self._prepare(member.role, member.log)
-        assert member.process.stdin is not None
-        with contextlib.suppress(BrokenPipeError):
-            member.process.stdin.write(spec.to_json())
-            member.process.stdin.close()
-
-    def _relieve(self, member: Member) -> subprocess.Popen[bytes]:
-        """The learner that stood by, so that a new one need not load its code first; and begin the next."""
-        following = self._directory / "logs" / f"{member.role}.{member.incarnation + 1}.log"
-        process = self._standby or self._prepare(member.role, member.log)
-        self._standby = self._prepare(member.role, following)
-        return process
-
-    def _prepare(self, role: str, log: Path) -> subprocess.Popen[bytes]:
-        """A process that loads the code of a role and then waits to be told its Spec."""
-        with log.open("ab") as file:
-            return subprocess.Popen(
-                [sys.executable, "-m", "tests.chaos.roles", role],
-                stdin=subprocess.PIPE,
-                stdout=file,
-                stderr=file,
-                cwd=ROOT,
-                env=os.environ | {"OMP_NUM_THREADS": "1"},
-                preexec_fn=begin_child,  # noqa: PLW1509 - it allocates nothing and takes no lock
-            )
+        if member.role == "learner":
+            assert self._nursery is not None
+            member.process = self._nursery.bear(spec, member.log)
+        else:
+            member.process = _worker(spec, member.log)
 
     def _inspect(self, member: Member, code: int, *, expected: int = 0) -> None:
         """Note an end that nobody here brought about, and errors in the log."""
@@ -245,3 +254,21 @@ class Fleet:
             self.surprises.append(f"{member.name} ended with exit code {code}:\n{text[-EXCERPT:]}")
         elif marked := [text.find(mark) for mark in ERROR_MARKS if mark in text]:
             self.surprises.append(f"{member.name} logged an error:\n{text[min(marked) :][:EXCERPT]}")
+
+
+def _worker(spec: Spec, log: Path) -> subprocess.Popen[bytes]:
+    with log.open("ab") as file:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "tests.chaos.roles"],
+            stdin=subprocess.PIPE,
+            stdout=file,
+            stderr=file,
+            cwd=ROOT,
+            env=os.environ | {"OMP_NUM_THREADS": "1"},
+            preexec_fn=begin_child,  # noqa: PLW1509 - it allocates nothing and takes no lock
+        )
+    assert process.stdin is not None
+    with contextlib.suppress(BrokenPipeError):
+        process.stdin.write(spec.to_json().encode())
+        process.stdin.close()
+    return process

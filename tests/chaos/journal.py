@@ -131,6 +131,13 @@ class Struck:
 
 
 @dataclass(frozen=True, slots=True)
+class Replaced:
+    """A learner was stopped where it stood, to be replaced and woken up later."""
+
+    target: str
+
+
+@dataclass(frozen=True, slots=True)
 class RedisDied:
     """Redis was killed, and `lost_bytes` cut off the end of its append-only file."""
 
@@ -168,6 +175,7 @@ Record = (
     | Answered
     | Ended
     | Struck
+    | Replaced
     | RedisDied
     | RedisStarted
     | Cut

@@ -14,6 +14,7 @@ from .journal import (
     Loaded,
     RedisDied,
     RedisStarted,
+    Replaced,
     Started,
     Struck,
     Trained,
@@ -77,7 +78,7 @@ class Recoveries:
     def _learners(self) -> list[Recovery]:
         """From the death of the learner to a step of the next; how long that one took to load, once it was told to; the rest."""
         whole = Recovery("learner killed → a step taken")
-        load = Recovery("  of which loading (code mostly ahead)")
+        load = Recovery("  of which loading the model")
         rest = Recovery("  and the rest", goal_s=LEARNER_GOAL_S)
         steps = [entry for entry in self._entries if isinstance(entry.record, Trained)]
         for strike in [*self._of("learner_kill"), *self._of("learner_twin")]:
@@ -87,8 +88,10 @@ class Recoveries:
                 self._add(whole, strike, step.time)
                 self._add(load, strike, step.time, seconds=load_s)
                 self._add(rest, strike, step.time, seconds=step.time - strike.time - load_s)
-        code = Recovery("  the loading of its code alone")
-        code.all_s = [e.record.import_s for e in self._entries if isinstance(e.record, Began) and e.role == "learner"]
+        code = Recovery("  loading its code, once for all, ahead")
+        code.all_s = [e.record.import_s for e in self._entries if isinstance(e.record, Began) and e.role == "learner"][
+            :1
+        ]
         return [whole, load, rest, code]
 
     def _load_s(self, process: str) -> float:
@@ -122,10 +125,11 @@ class Recoveries:
 
     def _reached(self, process: str, died: Entry, until: float) -> bool:
         """Whether a process ran and could reach Redis all the while."""
-        return not any(
-            s.record.target == process and (s.record.kind == "learner_twin" or _overlaps(s, died.time, until))
+        replaced = any(e.record == Replaced(process) and e.time <= until for e in self._entries)
+        return not replaced and not any(
+            s.record.target == process and _overlaps(s, died.time, until)
             for s in self._strikes
-            if isinstance(s.record, Struck) and s.time <= until
+            if isinstance(s.record, Struck)
         )
 
     def _steps(self) -> Recovery:

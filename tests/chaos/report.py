@@ -96,7 +96,7 @@ def account(report: Report) -> dict[str, int]:
         "max_outstanding_at_an_issue": verdict.max_outstanding,
         "bound_on_outstanding": settings.BOUND,
         "steps": verdict.steps,
-        "learner_epochs": verdict.epochs,
+        "learners": verdict.learners,
         "tokens_masked_as_too_old": verdict.too_old_tokens,
         "messages_cut_in_the_middle": _count(entries, Cut),
         "learners_fenced_off": sum(isinstance(e.record, Ended) and e.record.kind == "Fenced" for e in entries),

@@ -1,7 +1,6 @@
 """The processes of the run under test: the real learner, and the real worker around a light engine.
 
-`python -m tests.chaos.roles ROLE` loads the code of that role, reads a Spec from standard input, and is it to its end. A
-process may thus stand by with its code loaded.
+`python -m tests.chaos.roles` reads the Spec of a worker from standard input; learners are forked off the nursery.
 """
 
 import asyncio
@@ -9,7 +8,6 @@ import faulthandler
 import importlib
 import json
 import logging
-import os
 import sys
 import time
 from dataclasses import asdict, dataclass
@@ -53,30 +51,36 @@ class Spec:
     seed: int
     told_at: float
 
-    def to_json(self) -> bytes:
-        return json.dumps(asdict(self)).encode()
+    def to_json(self) -> str:
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> "Spec":
+        return cls(**json.loads(text))
 
 
 def main() -> int:
-    """Be the role that was named, as standard input says."""
-    os.environ["OMP_NUM_THREADS"] = "1"
+    """Be the worker that standard input says."""
     began = time.monotonic()
-    role = sys.argv[1]
-    importlib.import_module("areal.learner.learner" if role == "learner" else "areal.rollout.worker")
-    import_s = time.monotonic() - began
-    spec = Spec(**json.loads(sys.stdin.read()))
+    importlib.import_module("areal.rollout.worker")
+    return play(Spec.from_json(sys.stdin.read()), time.monotonic() - began)
+
+
+def play(spec: Spec, import_s: float) -> int:
+    """Be a role to its end; returns the exit code."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", force=True)
     faulthandler.enable()
     journal = Journal(Path(spec.journal))
     journal.write(Began(import_s, spec.told_at))
     watch_redis(journal)
     try:
-        learn(spec, journal) if role == "learner" else asyncio.run(work(spec, journal))
+        learn(spec, journal) if spec.role == "learner" else asyncio.run(work(spec, journal))
     except Fenced as error:
+        logger.warning("fenced off: %s", error)
         journal.write(Ended("Fenced", str(error)))
         return FENCED
     except BaseException as error:
-        logger.exception("%s ends on an error", role)
+        logger.exception("%s ends on an error", spec.role)
         journal.write(Ended(type(error).__name__, str(error)))
         return 1
     journal.write(Ended("", ""))

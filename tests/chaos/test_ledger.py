@@ -2,7 +2,23 @@
 
 from collections.abc import Sequence
 
-from .journal import Acknowledged, Completed, Delivered, Durable, Entry, Issued, Leased, Led, Record, RedisDied, Trained
+from .journal import (
+    Acknowledged,
+    Answered,
+    Completed,
+    Delivered,
+    Durable,
+    Entry,
+    Issued,
+    Leased,
+    Led,
+    Loaded,
+    Record,
+    RedisDied,
+    Replaced,
+    Struck,
+    Trained,
+)
 from .ledger import DeadLetter, Remains, Verdict, judge
 
 BOUND = 4
@@ -153,3 +169,25 @@ def test_a_gap_in_the_steps_a_short_step_and_a_false_account_are_named() -> None
 def test_more_than_the_bound_at_the_end_is_named() -> None:
     verdict = judged(fine(), Remains(issued=13, prompts=(8, 9, 10, 11, 12)))
     assert verdict.problems == ["5 positions are outstanding at the end, the bound is 4"]
+
+
+def test_learners_that_were_given_one_epoch_are_told_apart() -> None:
+    """Redis forgot that learner.2 led: learner.3 leads the same epoch, and its lineage is the one that survives."""
+    writer = fine()
+    writer.note("learner.3", Led(2, 1, 2), step(3, 4, 5, epoch=2), Durable(2, 3, [[0, 6]]))
+    writer.note("learner.4", Led(3, 2, 3), step(4, 6, 7, epoch=3))
+    verdict = judged(writer, Remains(issued=10, groups=(8, 9)))
+    assert (verdict.problems, verdict.learned, verdict.learners) == ([], 8, 4)
+
+
+def test_a_learner_that_stands_still_is_named_unless_it_was_made_to() -> None:
+    def stood(*between: Record, process: str = "learner.2") -> list[str]:
+        writer = fine()
+        writer.note("learner.2", Loaded(), step(5, 8, 9, epoch=2))
+        writer.note("harness", *between)
+        last = Entry(writer.entries[-1].time + 40.0, process, Answered())
+        return judge([*writer.entries, last], Remains(issued=10), bound=BOUND, groups_per_step=B).problems
+
+    assert stood() == ["learner.2 took no step for 40 s or more, from 16.000 on"]
+    assert stood(process="rollout-0.1") == []
+    assert stood(Replaced("learner.2")) == stood(Struck(1, "learner_kill", "learner.2", "", 0.0)) == []
