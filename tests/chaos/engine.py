@@ -18,6 +18,8 @@ PROMPT = (3, 4, 5)
 MAX_TOKENS = 12
 ANSWER_S = (0.2, 1.0)
 UPDATE_S = 0.005
+POISONED_EVERY = 60
+"""One prompt in so many becomes a dead letter."""
 
 
 class LightEngine:
@@ -60,7 +62,7 @@ class LightEngine:
 
 
 class RandomReward:
-    """A workflow of G answers, each with a reward drawn evenly; notes when it begins."""
+    """A workflow of G answers, each with a reward drawn evenly. Notes when it begins; always fails on some prompts."""
 
     def __init__(self, journal: Journal, seed: int) -> None:
         self._journal = journal
@@ -68,6 +70,8 @@ class RandomReward:
 
     async def run(self, prompt: Prompt, engine: Engine) -> list[TokenTrajectory]:
         self._journal.write(Started(prompt.id))
+        if prompt.id % POISONED_EVERY == POISONED_EVERY - 1:
+            raise ValueError(f"prompt {prompt.id} cannot be answered")
         request = Request(PROMPT, MAX_TOKENS, 1.0)
         answers = await asyncio.gather(*(engine.generate(request) for _ in range(prompt.group_size)))
         return [trajectory_of(PROMPT, answer, self._random.random(), {}) for answer in answers]

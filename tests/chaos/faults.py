@@ -164,8 +164,8 @@ def partition(fleet: Fleet, random: Random) -> Hit | None:
 KINDS = (
     Kind("worker_kill", 20, worker_kill),
     Kind("worker_pause", 12, worker_pause),
-    Kind("learner_kill", 9, learner_kill),
-    Kind("learner_twin", 3, learner_twin),
+    Kind("learner_kill", 14, learner_kill),
+    Kind("learner_twin", 5, learner_twin),
     Kind("learner_forgotten", 2, learner_forgotten),
     Kind("redis_kill", 9, redis_kill),
     Kind("redis_rollback", 12, redis_rollback),

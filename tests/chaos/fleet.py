@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -28,6 +29,9 @@ STALLED_S = 150.0
 
 WOKEN_S = 60.0
 """How long a learner that has been replaced may take to find out, once it runs again."""
+
+PATH = re.compile(r"(?<![\w.:/])/(?:[\w.+-]+/)+")
+"""A folder of this machine, which is nobody's business."""
 
 ERROR_MARKS = (" ERROR ", " CRITICAL ", "Traceback (most recent call last)")
 
@@ -183,14 +187,15 @@ class Fleet:
     def stop(self) -> None:
         """End every process that was started here, by its id."""
         members = [*self.members.values(), *(stray.member for stray in self.strays)]
-        for member in members:
-            if member.process is not None and member.process.poll() is None:
-                member.process.kill()
-        for server in (self._proxy, self._nursery):
-            if server is not None:
-                server.process.kill()
-                server.process.wait()
+        for process in [member.process for member in members if member.process is not None]:
+            process.kill()
+            if isinstance(process, subprocess.Popen):
+                process.wait()
+        for server in [server.process for server in (self._proxy, self._nursery) if server is not None]:
+            with server:
+                server.kill()
         self.redis.stop()
+        self.journal.close()
 
     def _tend(self, member: Member, now: float) -> None:
         if member.process is None:
@@ -249,7 +254,7 @@ class Fleet:
 
     def _inspect(self, member: Member, code: int, *, expected: int = 0) -> None:
         """Note an end that nobody here brought about, and errors in the log."""
-        text = member.log.read_text(errors="replace")
+        text = PATH.sub("…/", member.log.read_text(errors="replace"))
         if not (member.killed or code in (0, expected)):
             self.surprises.append(f"{member.name} ended with exit code {code}:\n{text[-EXCERPT:]}")
         elif marked := [text.find(mark) for mark in ERROR_MARKS if mark in text]:

@@ -209,6 +209,9 @@ class Journal:
         if flush:
             os.fsync(self._file)
 
+    def close(self) -> None:
+        os.close(self._file)
+
 
 class Reader:
     """Reads the journals in a directory as they grow."""

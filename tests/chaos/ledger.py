@@ -5,6 +5,7 @@ another learner took, and its own. The lineage of the last learner to lead is th
 no later one's checkpoint is not part of it: those groups come again.
 """
 
+import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -15,6 +16,7 @@ from .journal import (
     Delivered,
     Durable,
     Entry,
+    Failed,
     Issued,
     Leased,
     Led,
@@ -197,6 +199,12 @@ def _judge_bound(verdict: Verdict, entries: Sequence[Entry], lineages: Lineages,
     issued: set[int] = set()
     learned: dict[str, set[int]] = {}
     deaths = {letter.position: letter.time for letter in remains.dead}
+    for (
+        entry
+    ) in entries:  # a letter that Redis forgot is written again later, but there was room from the first time on
+        if isinstance(entry.record, Failed) and not entry.record.again:
+            at = deaths.get(entry.record.position, math.inf)
+            deaths[entry.record.position] = min(at, entry.time - NOTED_S)
     broken: list[str] = []
     for entry in entries:
         record = entry.record
@@ -332,6 +340,8 @@ def _told(record: object) -> str:
             return f"issued in epoch {epoch}"
         case Leased(attempt=attempt):
             return f"leased, attempt {attempt}"
+        case Failed(again=again):
+            return "failed, to be tried again" if again else "failed for the last time"
         case Completed(accepted=accepted):
             return "completed" if accepted else "completed, but refused as a duplicate"
     return type(record).__name__.lower()

@@ -9,6 +9,7 @@ from .journal import (
     Delivered,
     Durable,
     Entry,
+    Failed,
     Issued,
     Leased,
     Led,
@@ -120,6 +121,16 @@ def test_a_dead_letter_makes_room_from_its_time_on() -> None:
         writer = Writer()
         writer.note("learner.1", Led(1, 0, 0), issued(0, 1, 2, 3), issued(0), issued(0), issued(4))
         remains = Remains(issued=5, groups=(1, 2, 3, 4), dead=(DeadLetter(0, died_at, "silence"),))
+        assert len(judged(writer, remains).problems) == problems
+
+
+def test_a_dead_letter_that_redis_forgot_made_room_the_first_time() -> None:
+    for again, problems in ((False, 0), (True, 1)):
+        writer = Writer()
+        writer.note("learner.1", Led(1, 0, 0), issued(0, 1, 2, 3))
+        writer.note("rollout-0.1", Failed(0, again))
+        writer.note("learner.1", issued(4))
+        remains = Remains(issued=5, groups=(1, 2, 3, 4), dead=(DeadLetter(0, 9.0, "it came again, and failed again"),))
         assert len(judged(writer, remains).problems) == problems
 
 
