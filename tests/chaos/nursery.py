@@ -5,6 +5,7 @@ Loading takes tens of seconds on a small machine; faults that strike a run witho
 order asked, and {"dead": pid, "code": exit code}.
 """
 
+import contextlib
 import gc
 import importlib
 import json
@@ -77,9 +78,10 @@ class Child:
         return self.code
 
     def send_signal(self, number: int) -> None:
-        """To a process that is born and not known to be dead: its pid is its own until the nursery has reported that."""
+        """To a process that is born and not known to be dead; it may have died this moment."""
         if self.pid is not None and self.code is None:
-            os.kill(self.pid, number)
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.pid, number)
 
     def kill(self) -> None:
         self.send_signal(signal.SIGKILL)
