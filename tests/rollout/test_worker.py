@@ -12,9 +12,12 @@ import pytest
 from areal.broker.bulletin import DRAIN, Bulletin
 from areal.broker.client import Client, connect
 from areal.broker.config import BrokerConfig
+from areal.broker.dead import DeadLetters
 from areal.broker.errors import BrokerUnavailable, DeadlineExceeded, EngineDied, EngineError
+from areal.broker.keys import LaneKeys
 from areal.broker.lane import Lane
 from areal.broker.server import EmbeddedRedis
+from areal.broker.tickets import Tickets
 from areal.broker.trajectory import Group, Prompt, TokenTrajectory
 from areal.broker.weights import WeightStore
 from areal.rollout.config import RolloutConfig
@@ -103,7 +106,7 @@ class Stage:
 
     def __init__(self, client: Client, run: str, folder: Path) -> None:
         self.client, self.run = client, run
-        self.train, self.eval = (Lane(client, run, name, BROKER) for name in ("train", "eval"))
+        self.train, self.eval = (Lane(client, run, name) for name in ("train", "eval"))
         self.bulletin = Bulletin(client, run)
         self.epoch = self.bulletin.lead()
         self.store = WeightStore(client, run, folder)
@@ -114,15 +117,16 @@ class Stage:
 
     def issue(self, lane: Lane, count: int, *, min_version: int = 0) -> None:
         first = lane.depth().issued
-        lane.issue([Prompt(first + i, min_version, 2, {"prompt": "x"}) for i in range(count)], epoch=self.epoch)
+        prompts = [Prompt(first + i, min_version, 2, {"prompt": "x"}) for i in range(count)]
+        assert lane.issue(prompts, after=first, epoch=self.epoch) == first + count
 
     def worker(self, name: str = "rollout-0", engine: EchoEngine | None = None, **rollout: Any) -> RolloutWorker:
         engine = engine or self.engine
         settings = ROLLOUT.model_copy(update=rollout)
         follower = WeightFollower(self.store, engine, timeout_s=settings.weights_timeout_s)
         lanes = (
-            Served(Lane(self.client, self.run, "eval", BROKER), 2),
-            Served(Lane(self.client, self.run, "train", BROKER), 2),
+            Served(Tickets(self.client, self.run, "eval", BROKER), 2),
+            Served(Tickets(self.client, self.run, "train", BROKER), 2),
         )
         return RolloutWorker(name, Parts(engine, self.workflow, follower, lanes, self.bulletin), settings, BROKER)
 
@@ -157,7 +161,7 @@ def play(stage: Stage, scene: Callable[[], Awaitable[None]], worker: RolloutWork
                 acting.cancel()
             else:
                 await acting
-                stage.bulletin.order(DRAIN)
+                stage.bulletin.keep_order(DRAIN)
             await working
 
     asyncio.run(both())
@@ -234,8 +238,8 @@ def test_a_failing_workflow_is_tried_again_then_buried(stage: Stage) -> None:
         await until(lambda: stage.train.depth().groups == 2 and stage.train.depth().dead == 1)
 
     play(stage, scene)
-    (letter,) = stage.train.dead_letters()
-    assert (letter.prompt_id, letter.attempts, letter.worker) == (1, 3, "rollout-0")
+    (letter,) = DeadLetters(stage.client, stage.run, "train").list()
+    assert (letter.position, letter.attempts, letter.worker) == (1, 3, "rollout-0")
     assert "prompt 1 is not to the workflow's taste" in letter.cause and "Traceback" in letter.cause
     levels = [record["level"] for record in stage.records("event")]
     assert (levels.count("warning"), levels.count("error")) == (4, 1)
@@ -301,7 +305,7 @@ def test_draining_hands_prompts_back_uncharged(stage: Stage) -> None:
     stage.engine.delay_s = 20.0
     stage.issue(stage.train, 3)
     play(stage, lambda: until(lambda: stage.engine.requests == 6))
-    leases = Lane(stage.client, stage.run, "train", BROKER).lease("another", count=3, timeout_s=1)
+    leases = Tickets(stage.client, stage.run, "train", BROKER).lease("another", count=3, timeout_s=1)
     assert sorted((lease.prompt.id, lease.attempt) for lease in leases) == [(0, 1), (1, 1), (2, 1)]
     assert stage.train.depth().prompts == 3
 
@@ -324,7 +328,7 @@ def test_a_lost_lease_cancels_its_answers(stage: Stage) -> None:
 
     async def scene() -> None:
         await until(lambda: stage.engine.requests == 2)
-        keys = stage.train._prompts
+        keys = LaneKeys(stage.run, "train").prompts
         entry = stage.client.xpending_range(keys, "rollout", "-", "+", 1)[0]["message_id"]
         stage.client.xclaim(keys, "rollout", "another", 0, [entry])
         async with asyncio.timeout(5):
