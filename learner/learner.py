@@ -18,7 +18,7 @@ from ..broker.client import Client
 from ..broker.config import BrokerConfig
 from ..broker.errors import TrainingError
 from ..broker.lane import Delivery, Lane
-from ..broker.weights import WeightStore
+from ..broker.weights import open_store
 from .checkpoint import CheckpointStore, LearnerState, Snapshot, copied
 from .config import CheckpointConfig, DatasetConfig, EvaluationConfig, LearnerConfig, ModelConfig, StalenessConfig
 from .dataset import Dataset
@@ -63,9 +63,7 @@ class Learner:
         self._settings = settings
         self._bulletin = Bulletin(client, settings.run)
         self._lane = Lane(client, settings.run, "train", settings.broker)
-        self._weights = WeightStore(
-            client, settings.run, settings.directory / "weights", kept=settings.broker.weights_kept
-        )
+        self._weights = open_store(client, settings.run, settings.broker, settings.directory / "weights")
         self._checkpoints = CheckpointStore(settings.directory / "checkpoints", keep=settings.checkpoint.keep)
         snapshot = self._checkpoints.load_latest()
         self._epoch = self._bulletin.lead(after=snapshot.state.epoch if snapshot else 0)
