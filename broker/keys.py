@@ -25,6 +25,15 @@ class Keys:
         return self.of("weights")
 
     @property
+    def weights_stored(self) -> str:
+        """Set of the names of the weights that are in Redis, half of them or whole, announced or not."""
+        return self.of("weights", "stored")
+
+    def weights_of(self, name: str) -> str:
+        """Hash of a folder of weights in chunks."""
+        return self.of("weights", "of", name)
+
+    @property
     def records(self) -> str:
         """Stream of what the roles report."""
         return self.of("records")

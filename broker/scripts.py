@@ -222,16 +222,21 @@ return gone
 """
 )
 
-# KEYS epoch, weights; ARGV epoch, version, folder name, digest, kept → 1; refuses a version that is not above the last.
-# The very announcement that is there already (a retried call) is passed over.
+# KEYS epoch, weights; ARGV epoch, version, folder name, digest, kept → 1; refuses a version that is not above the highest.
+# The very announcement that is there already (a retried call) is passed over, and so is one that bears no version.
 PUBLISH = (
     FENCE
     + """
-local last = redis.call('XREVRANGE', KEYS[2], '+', '-', 'COUNT', 1)
-if last[1] and last[1][2][2] == ARGV[2] and last[1][2][4] == ARGV[3] and last[1][2][6] == ARGV[4] then return 1 end
-if last[1] and tonumber(last[1][2][2]) >= tonumber(ARGV[2]) then
-  return redis.error_reply('VERSION ' .. last[1][2][2])
+local highest = -1
+for _, entry in ipairs(redis.call('XREVRANGE', KEYS[2], '+', '-', 'COUNT', 100)) do
+  local said = {}
+  for i = 1, #entry[2], 2 do said[entry[2][i]] = entry[2][i + 1] end
+  if said.version == ARGV[2] and said.name == ARGV[3] and said.digest == ARGV[4] then return 1 end
+  if said.version and string.match(said.version, '^%d+$') and #said.version <= 9 then
+    highest = math.max(highest, tonumber(said.version))
+  end
 end
+if highest >= tonumber(ARGV[2]) then return redis.error_reply('VERSION ' .. highest) end
 redis.call('XADD', KEYS[2], '*', 'version', ARGV[2], 'name', ARGV[3], 'digest', ARGV[4])
 redis.call('XTRIM', KEYS[2], 'MAXLEN', ARGV[5])
 return 1

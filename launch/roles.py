@@ -92,7 +92,7 @@ def run_rollout(spec: RoleSpec, config: RunConfig) -> None:
 async def _rollout(spec: RoleSpec, config: RunConfig) -> None:
     from ..broker.bulletin import Bulletin
     from ..broker.tickets import Tickets
-    from ..broker.weights import WeightStore
+    from ..broker.weights import open_store
     from ..rewards.pool import RewardPool
     from ..rollout.follower import WeightFollower
     from ..rollout.vllm_engine import EngineModel, VllmEngine
@@ -103,7 +103,7 @@ async def _rollout(spec: RoleSpec, config: RunConfig) -> None:
     rollout, lora = config.rollout, config.model.lora
     model = EngineModel(spec.model_path, config.model.dtype, lora.rank if lora else 0)
     engine = VllmEngine(model, rollout.engine, threads=rollout.threads, seed=config.seed + 1000 * (spec.index + 1))
-    store = WeightStore(client, spec.run_key, Path(spec.directory) / "weights")
+    store = open_store(client, spec.run_key, config.broker, Path(spec.directory) / "weights")
     pool = RewardPool(config.rewards)
     presence = _presence(spec, config, client, role="rollout")
     await pool.start()

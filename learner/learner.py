@@ -19,7 +19,7 @@ from ..broker.config import BrokerConfig
 from ..broker.errors import TrainingError
 from ..broker.lane import Delivery, Lane
 from ..broker.rollcall import Activity
-from ..broker.weights import WeightStore
+from ..broker.weights import open_store
 from .checkpoint import CheckpointStore, LearnerState, Snapshot, copied
 from .config import CheckpointConfig, DatasetConfig, EvaluationConfig, LearnerConfig, ModelConfig, StalenessConfig
 from .dataset import Dataset
@@ -65,9 +65,7 @@ class Learner:
         self._activity = activity or Activity()
         self._bulletin = Bulletin(client, settings.run)
         self._lane = Lane(client, settings.run, "train")
-        self._weights = WeightStore(
-            client, settings.run, settings.directory / "weights", kept=settings.broker.weights_kept
-        )
+        self._weights = open_store(client, settings.run, settings.broker, settings.directory / "weights")
         self._checkpoints = CheckpointStore(settings.directory / "checkpoints", keep=settings.checkpoint.keep)
         snapshot = self._checkpoints.load_latest()
         self._epoch = self._bulletin.lead(after=snapshot.state.epoch if snapshot else 0)
@@ -192,6 +190,7 @@ class Learner:
         began = False
         while not (self._evaluator.finish(EVALUATION_TICK_S) and began):
             began = began or self._evaluator.begin(step=self._step, version=self._version)
+            self._publisher.ensure()
             if self._draining() or time.monotonic() > deadline:
                 self._event("learner: the last evaluation did not end in time", level="warning")
                 return
@@ -230,6 +229,7 @@ class Learner:
 
     def _idle(self) -> bool:
         """Called while waiting for groups: replace what was lost on the way; True to stop waiting."""
+        self._publisher.ensure()
         self._top_up()
         return self._draining()
 

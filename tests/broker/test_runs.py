@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from areal.broker.bulletin import Bulletin
+from areal.broker.chunks import RedisChunks
 from areal.broker.client import Client
 from areal.broker.config import BrokerConfig
 from areal.broker.dead import DeadLetters
@@ -14,6 +15,7 @@ from areal.broker.lane import Lane
 from areal.broker.rollcall import Member, RollCall
 from areal.broker.runs import list_runs, purge
 from areal.broker.tickets import Tickets
+from areal.broker.transport import SharedDirectory
 from areal.broker.weights import WeightStore
 
 from .samples import group, prompts
@@ -37,7 +39,9 @@ def live(client: Client, run: str, folder: Path) -> None:
     Bulletin(client, run).report({"kind": "event", "time": 0})
     Bulletin(client, run).keep_order("drain")
     RollCall(client, run, silent_after_s=1).beat(Member("w", "rollout", "host", 1, 0, 0, 0))
-    WeightStore(client, run, folder).publish(0, lambda to: (to / "model.safetensors").touch(), epoch=epoch)
+    WeightStore(client, run, RedisChunks(client, run)).publish(
+        0, lambda to: (to / "model.safetensors").write_text("weights"), epoch=epoch
+    )
     for name in ("train", "eval"):
         lane, tickets = Lane(client, run, name), Tickets(client, run, name, BrokerConfig(max_attempts=1))
         lane.issue(prompts(0, 6), after=0, epoch=epoch)
@@ -86,4 +90,4 @@ def test_runs_do_not_see_each_other(client: Client, prefix: str, tmp_path: Path)
     assert DeadLetters(client, other, "train").list() == []
     assert Bulletin(client, other).read("0", timeout_s=0.01) == ([], "0")
     assert Bulletin(client, other).ordered() == "run"
-    assert WeightStore(client, other, tmp_path).latest() is None
+    assert WeightStore(client, other, SharedDirectory(tmp_path)).latest() is None

@@ -20,7 +20,8 @@ from areal.broker.errors import TrainingError
 from areal.broker.lane import Lane
 from areal.broker.tickets import Tickets
 from areal.broker.trajectory import NOT_AN_ACTION, Group, Prompt, TokenTrajectory
-from areal.broker.weights import WeightStore, verify
+from areal.broker.transport import SharedDirectory
+from areal.broker.weights import WeightStore
 from areal.learner.config import (
     CheckpointConfig,
     DatasetConfig,
@@ -76,7 +77,7 @@ def rollout(
 ) -> Iterator[None]:
     """Completes the prompts of both lanes under the newest weights; `spoils` names those answered with no token."""
     lanes = [Tickets(client, run, name, BROKER) for name in ("train", "eval")]
-    store = WeightStore(client, run, folder / "weights")
+    store = WeightStore(client, run, SharedDirectory(folder / "weights"))
     over = threading.Event()
     rng = np.random.default_rng(0)
 
@@ -151,9 +152,10 @@ def test_a_run_from_its_start_to_its_end(client: Client, run: str, tmp_path: Pat
     assert all(0 <= record["staleness_max"] <= 2 and record["tokens_too_old"] == 0 for record in steps)
     assert all(record["reward_parts"]["even"] == record["reward_mean"] for record in steps)
     assert records(client, run, "eval")[-1]["step"] == 6
-    latest = WeightStore(client, run, tmp_path / "weights").latest()
+    store = WeightStore(client, run, SharedDirectory(tmp_path / "weights"))
+    latest = store.latest()
     assert latest is not None and latest.version == 6
-    verify(latest)
+    assert store.fetch(latest) == tmp_path / "weights" / latest.name
     assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["step-00000004", "step-00000006"]
     assert (tmp_path / "model" / "config.json").is_file()
     assert Lane(client, run, "train").depth().groups == 0

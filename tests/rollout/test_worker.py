@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+import zlib
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 
 from areal.broker.bulletin import DRAIN, Bulletin
+from areal.broker.chunks import RedisChunks
 from areal.broker.client import Client, connect
 from areal.broker.config import BrokerConfig
 from areal.broker.dead import DeadLetters
@@ -19,6 +21,7 @@ from areal.broker.lane import Lane
 from areal.broker.server import EmbeddedRedis
 from areal.broker.tickets import Tickets
 from areal.broker.trajectory import Group, Prompt, TokenTrajectory
+from areal.broker.transport import SharedDirectory
 from areal.broker.weights import WeightStore
 from areal.rollout.config import RolloutConfig
 from areal.rollout.engine import Completion, Engine, Request
@@ -109,7 +112,8 @@ class Stage:
         self.train, self.eval = (Lane(client, run, name) for name in ("train", "eval"))
         self.bulletin = Bulletin(client, run)
         self.epoch = self.bulletin.lead()
-        self.store = WeightStore(client, run, folder)
+        self.folder = folder
+        self.store = WeightStore(client, run, SharedDirectory(folder))
         self.engine, self.workflow = EchoEngine(), Echo()
 
     def publish(self, version: int) -> None:
@@ -217,7 +221,7 @@ def test_damaged_weights_are_passed_over(stage: Stage) -> None:
         await until(lambda: stage.engine.version == 0)
         await asyncio.to_thread(stage.publish, 1)
         await until(lambda: stage.engine.version == 1)
-        folder = stage.store._directory / "00000002-9"
+        folder = stage.folder / "00000002-9"
         folder.mkdir()
         write(folder, "2")
         stage.client.xadd(stage.store._stream, {"version": 2, "name": folder.name, "digest": 1})
@@ -389,3 +393,71 @@ def test_without_weights_the_worker_ends_with_their_deadline(stage: Stage) -> No
     with pytest.raises(DeadlineExceeded, match="published no weights"):
         play(stage, lambda: asyncio.sleep(20), stage.worker(weights_timeout_s=0.2))
     assert stage.engine.stops == 1
+
+
+def test_oddly_announced_weights_are_passed_over(stage: Stage, caplog: pytest.LogCaptureFixture) -> None:
+    stage.publish(0)
+
+    async def scene() -> None:
+        await until(lambda: stage.engine.version == 0)
+        stage.client.xadd(stage.store._stream, {"version": 1, "name": "../1", "digest": 1})
+        stage.client.xadd(stage.store._stream, {"version": "none"})
+        await asyncio.sleep(1.5)
+        await asyncio.to_thread(stage.publish, 2)
+        await until(lambda: stage.engine.version == 2)
+
+    play(stage, scene)
+    assert sum("odd way" in message for message in caplog.messages) == 2
+
+
+def test_what_cannot_be_fetched_is_complained_of_once_and_tried_again(
+    stage: Stage, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The folder appears later than its announcement, as on a network file system."""
+    monkeypatch.setattr("areal.rollout.follower.LOOK_S", 0.1)
+    stage.publish(0)
+
+    async def scene() -> None:
+        await until(lambda: stage.engine.version == 0)
+        await asyncio.to_thread(stage.publish, 1)
+        await until(lambda: stage.engine.version == 1)
+        stage.client.xadd(stage.store._stream, {"version": 2, "name": "00000002-9", "digest": zlib.crc32(b"2")})
+        await asyncio.sleep(0.7)
+        assert stage.engine.version == 1
+        (stage.folder / "00000002-9").mkdir()
+        write(stage.folder / "00000002-9", "2")
+        await until(lambda: stage.engine.version == 2)
+
+    play(stage, scene)
+    assert sum("passing over version 2" in message for message in caplog.messages) == 1
+
+
+def test_a_slow_engine_under_fast_publishing_always_finds_its_folder(client: Client, run: str) -> None:
+    """Over Redis: versions are deleted there while they are fetched, and locally while newer ones come."""
+    stage = Stage(client, run, Path("unused"))
+    stage.store = WeightStore(client, run, RedisChunks(client, run), kept=2)
+    loaded = []
+
+    class Slow(EchoEngine):
+        async def update_weights(self, version: int, path: Path) -> float:
+            for _ in range(10):
+                assert (path / "model.safetensors").read_text() == str(version)
+                await asyncio.sleep(0.005)
+            loaded.append(version)
+            return await super().update_weights(version, path)
+
+    stage.engine = Slow()
+    learner = WeightStore(client, run, RedisChunks(client, run), kept=2)
+
+    def publish() -> None:
+        for version in range(100):
+            learner.publish(version, lambda to, v=version: write(to, str(v)), epoch=stage.epoch)  # type: ignore[misc]
+
+    async def scene() -> None:
+        await asyncio.to_thread(publish)
+        await until(lambda: stage.engine.version == 99)
+
+    play(stage, scene)
+    assert loaded == sorted(set(loaded)) and loaded[-1] == 99
+    assert stage.engine.starts == 1
+    assert not Path("unused").exists()
