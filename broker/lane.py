@@ -40,7 +40,7 @@ class Delivery:
     """A group as it lies in the broker: still there until acknowledged."""
 
     entry: str
-    group: Group
+    group: Group[Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,7 +171,7 @@ class Lane:
             return set()
         return {entry.decode() for entry in self._renew(keys=[self._prompts], args=[CONSUMERS, worker, *entries])}
 
-    def complete(self, lease: Lease, group: Group) -> bool:
+    def complete(self, lease: Lease, group: Group[Any]) -> bool:
         """Put the group in and take the prompt out, in one step; False, and nothing done, if someone else already did."""
         arguments = [CONSUMERS, lease.entry, group.prompt_id, encode_group(group)]
         return bool(self._complete(keys=[self._prompts, self._groups], args=arguments))

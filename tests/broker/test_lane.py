@@ -11,7 +11,7 @@ from areal.broker.config import BrokerConfig
 from areal.broker.errors import Fenced
 from areal.broker.keys import Keys
 from areal.broker.lane import Depth, Lane, Lease
-from areal.broker.trajectory import NOT_AN_ACTION, Group, Prompt, TokenTrajectory
+from areal.broker.trajectory import NOT_AN_ACTION, DenoisingTrajectory, Group, Prompt, TokenTrajectory
 
 LEASE_S = 0.15
 BROKER = BrokerConfig(lease_s=LEASE_S, max_attempts=3)
@@ -73,6 +73,18 @@ def test_an_earlier_learner_is_fenced(client: Client, run: str, epoch: int) -> N
     with pytest.raises(Fenced):
         lane.acknowledge([entry], epoch=epoch)
     assert lane.depth() == Depth(1, 0, 1, 0)
+
+
+def test_images_go_the_same_way_as_tokens(client: Client, run: str, epoch: int) -> None:
+    lane = lane_of(client, run)
+    lane.issue(prompts(0, 1), epoch=epoch)
+    latents = np.random.default_rng(0).standard_normal((3, 4, 64, 64)).astype(np.float16)
+    steps, logprobs = np.array([999, 499], np.int32), np.array([-1e4, 1e4], np.float32)
+    image = DenoisingTrajectory(latents, steps, logprobs, 0, {"prompt": "0"}, guidance=8.0, seed=1, reward=1.0)
+    lane.complete(lease(lane, "a", 1)[0], Group(0, (image,), "a"))
+    (taken,) = lane.take("0", count=1, timeout_s=1)[0][0].group.trajectories
+    assert taken.latents.tobytes() == latents.tobytes()
+    assert taken.condition == {"prompt": "0"}
 
 
 def test_a_lease_is_exclusive_while_renewed(client: Client, run: str, epoch: int) -> None:
