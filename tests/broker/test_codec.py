@@ -1,4 +1,3 @@
-import contextlib
 import dataclasses
 import struct
 import tracemalloc
@@ -11,7 +10,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from areal.broker import frame
 from areal.broker.codec import decode_group, decode_prompt, encode_group, encode_prompt
 from areal.broker.errors import CodecError
 from areal.broker.trajectory import NOT_AN_ACTION, DenoisingTrajectory, Group, Prompt, TokenTrajectory
@@ -141,91 +139,6 @@ def message_of(kind: int, header: Any, payload: bytes = b"") -> bytes:
     return framed(kind, msgpack.packb(header), payload)
 
 
-def prompt_with(row: bytes) -> bytes:
-    """A prompt whose row is this msgpack."""
-    fields = b"\x85\xa6arrays\x90\xa2id\x01\xabmin_version\x00\xaagroup_size\x01\xa3row"
-    return framed(1, fields + row)
-
-
-def test_the_bytes_of_a_prompt() -> None:
-    header = b"\x85\xa6arrays\x90\xa2id\x07\xabmin_version\xff\xaagroup_size\x08\xa3row\x81\xa1q\xa2hi"
-    assert len(header) == 48
-    message = b"\x02\x01\x00\x00\x30\x00\x00\x00" + header
-    prompt = Prompt(7, -1, 8, {"q": "hi"})
-    assert encode_prompt(prompt) == message
-    assert decode_prompt(message) == prompt
-
-
-def test_the_bytes_of_a_token_group() -> None:
-    header = (
-        b"\x86\xa6arrays\x94\x92\xa2i4\x91\x02\x92\xa2i4\x91\x05\x92\xa2f4\x91\x03\x92\xa2i4\x92\x04\x02"
-        b"\xa9prompt_id\x05\xa6worker\xa1w"
-        b"\xaastarted_at\xcb\x3f\xf0\x00\x00\x00\x00\x00\x00\xabfinished_at\xcb\x40\x00\x00\x00\x00\x00\x00\x00"
-        b"\xa7columns\x83"
-        b"\xa6reward\x92\xcb\x3f\xf0\x00\x00\x00\x00\x00\x00\xcb\x00\x00\x00\x00\x00\x00\x00\x00"
-        b"\xacreward_parts\x92\x81\xa1a\xcb\x3f\xf0\x00\x00\x00\x00\x00\x00\x80"
-        b"\xadfinish_reason\x92\xa4stop\xa6length"
-    )
-    arrays = (
-        struct.pack("<2i", 3, 2)
-        + struct.pack("<5i4x", 10, 11, 12, 10, 13)
-        + struct.pack("<3f4x", -0.5, -1.5, -2.0)
-        + struct.pack("<8i", -1, 1, 3, 2, -1, 1, 4, 1)
-    )
-    message = framed(2, header, arrays)
-    first = TokenTrajectory(
-        np.array([10, 11, 12], np.int32),
-        np.array([-1, 3, 3], np.int32),
-        np.array([0, -0.5, -1.5], np.float32),
-        1.0,
-        {"a": 1.0},
-    )
-    second = TokenTrajectory(
-        np.array([10, 13], np.int32),
-        np.array([-1, 4], np.int32),
-        np.array([0, -2.0], np.float32),
-        0.0,
-        finish_reason="length",
-    )
-    group = Group(5, (first, second), "w", 1.0, 2.0)
-    assert encode_group(group) == message
-    assert same(decode_group(message), group)
-
-
-def test_the_bytes_of_a_denoising_group() -> None:
-    header = (
-        b"\x86\xa6arrays\x93\x92\xa2f2\x92\x02\x03\x92\xa2i4\x91\x01\x92\xa2f4\x91\x01"
-        b"\xa9prompt_id\x05\xa6worker\xa0"
-        b"\xaastarted_at\xcb\x00\x00\x00\x00\x00\x00\x00\x00\xabfinished_at\xcb\x00\x00\x00\x00\x00\x00\x00\x00"
-        b"\xa7columns\x86"
-        b"\xa6reward\x91\xcb\xbf\xe0\x00\x00\x00\x00\x00\x00\xacreward_parts\x91\x80"
-        b"\xa7version\x91\x02\xa9condition\x91\x81\xa5class\x04"
-        b"\xa8guidance\x91\xcb\x40\x20\x00\x00\x00\x00\x00\x00"
-        b"\xa4seed\x91\xcf\xff\xff\xff\xff\xff\xff\xff\xff"
-    )
-    arrays = (
-        bytes.fromhex("003c00c000380000ff7b0080 00000000") + struct.pack("<i4x", 999) + struct.pack("<f4x", -1234.5)
-    )
-    message = framed(3, header, arrays)
-    group = Group(
-        5,
-        (
-            DenoisingTrajectory(
-                np.array([[1.0, -2.0, 0.5], [0.0, 65504.0, -0.0]], np.float16),
-                np.array([999], np.int32),
-                np.array([-1234.5], np.float32),
-                version=2,
-                condition={"class": 4},
-                guidance=8.0,
-                seed=2**64 - 1,
-                reward=-0.5,
-            ),
-        ),
-    )
-    assert encode_group(group) == message
-    assert same(decode_group(message), group)
-
-
 @settings(max_examples=80, deadline=None)
 @given(prompts)
 def test_a_prompt_comes_back_as_it_was(prompt: Prompt) -> None:
@@ -330,6 +243,14 @@ def test_lengths_and_spans_that_do_not_fit_the_tokens_are_refused(lengths: Any, 
         decode_group(message_of(2, header, payload))
 
 
+def test_a_trajectory_without_an_action_is_refused() -> None:
+    header, payload = parts_of(encode_group(group_of()))
+    spans = struct.pack("<12i", -1, 4, 0, 4, 1, 4, -1, 4, -1, 4, -1, 4)
+    header["arrays"][2] = ["f4", [8]]
+    with pytest.raises(CodecError, match="8 log-probabilities for \\[8, 0\\] actions"):
+        decode_group(message_of(2, header, payload[: 8 + 24 * 4 + 8 * 4] + spans))
+
+
 @pytest.mark.parametrize("where", ["tokens", "logprobs"])
 @pytest.mark.parametrize(
     "bits", [0x7F80_0000, 0xFF80_0000, 0x7FC0_0000, 0xFFC0_0000, 0x7F80_0001, 0x3F80_0000, 0xFFFF_FFFF]
@@ -366,6 +287,7 @@ def test_a_latent_that_is_not_finite_is_refused(bits: int) -> None:
         ["i4", [1] * 40],
         ["i4", ["4"]],
         ["i4", [True]],
+        ["f2", [3, 4, 2, 2, True]],
         ["i4", [2.0]],
         ["i4", [[2]]],
         ["f4", [2]],
@@ -399,70 +321,11 @@ def test_another_table_of_arrays_is_refused(arrays: Any) -> None:
         decode_prompt(message_of(1, header | {"arrays": [["i4", [2]]]}, bytes(8)))
 
 
-def test_oversized_claims_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    message = encode_group(group_of())
-    with pytest.raises(CodecError, match="does not fit"):
-        decode_group(struct.pack("<BBHI", 2, 2, 0, 2**32 - 1) + bytes(64))
-    with monkeypatch.context() as patched:
-        patched.setattr(frame, "MAX_HEADER_BYTES", 100)
-        with pytest.raises(CodecError, match="exceeds"):
-            encode_prompt(Prompt(1, 0, 8, {"prompt": "7" * 100}))
-        with pytest.raises(CodecError, match="does not fit"):
-            decode_group(message)
-    monkeypatch.setattr(frame, "MAX_MESSAGE_BYTES", 100)
-    with pytest.raises(CodecError, match="exceeds"):
-        encode_group(group_of())
-    with pytest.raises(CodecError, match="bytes"):
-        decode_group(bytes(1000))
-
-
 @pytest.mark.parametrize("header", [None, [], 3, "x", {}, {"arrays": []}, {"arrays": [], "id": 1}, b"x"])
 def test_a_header_of_another_shape_is_refused(header: Any) -> None:
     for kind, decode in ((1, decode_prompt), (2, decode_group), (3, decode_group)):
         with pytest.raises(CodecError):
             decode(message_of(kind, header))
-
-
-@pytest.mark.parametrize(
-    ("row", "says"),
-    [
-        (b"\x81\xa1a" + b"\x91" * 100_000 + b"\x01", "StackError"),
-        (b"\x81\xa1a" * 100_000 + b"\x01", "StackError"),
-        (b"\x81\xa1a" + b"\xdd\xff\xff\xff\xff" * 1000, "OutOfData"),
-        (b"\x81\xa1a" + b"\xdd\x00\x00\xff\xff" * 1000, "OutOfData"),
-        (b"\x81\xa1a" + b"\xdf\xff\xff\xff\xff" * 1000, "OutOfData"),
-        (b"\x81\xa1a\xdb\xff\xff\xff\xffa", "OutOfData"),
-        (b"\x81\xa1a" + b"\x91" * 64 + b"\xc0", "nested more than 64"),
-        (b"\x82\xa1a\x01\xa1a\x01", "a key twice"),
-        (b"\x81\x01\x01", "ValueError"),
-        (b"\x81\x91\xa1a\x01", "ValueError"),
-        (b"\x81\xc4\x00\x01", "no string"),
-        (b"\x81\xa1a\xc4\x01a", "max_bin_len"),
-        (b"\x81\xa1a\xc4\x00", "more than JSON"),
-        (b"\x81\xa1a\xd4\x05a", "max_ext_len"),
-        (b"\x81\xa1a\xc7\x00\x05", "more than JSON"),
-        (b"\x81\xa1a\xd6\xff\x00\x00\x00\x01", "max_ext_len"),
-        (b"\x81\xa1a\xd7\xff" + bytes(8), "max_ext_len"),
-        (b"\x81\xa1a\xc1", "FormatError"),
-        (b"\x81\xa1a\xa2\xff\xfe", "UnicodeDecodeError"),
-        (b"\x81\xa1a\xa3\xed\xa0\x80", "UnicodeDecodeError"),
-        (b"\x80\x00", "ExtraData"),
-        (b"\x90", "row is not a mapping"),
-    ],
-)
-def test_msgpack_that_is_no_json_is_refused(row: bytes, says: str) -> None:
-    with pytest.raises(CodecError, match=says):
-        decode_prompt(prompt_with(row))
-
-
-@pytest.mark.parametrize("depth", [500, 900, 1000])
-@pytest.mark.parametrize("field", ["id", "row", "arrays"])
-def test_nesting_where_none_belongs_is_refused(field: str, depth: int) -> None:
-    header = msgpack.packb({"arrays": [], "id": 1, "min_version": 0, "group_size": 1, "row": {}})
-    valid = {"arrays": b"\x90", "id": b"\x01", "row": b"\x80"}[field]
-    name = msgpack.packb(field)
-    with pytest.raises(CodecError):
-        decode_prompt(framed(1, header.replace(name + valid, name + b"\x91" * depth + b"\xc0")))
 
 
 def test_a_row_may_be_nested_as_deep_as_it_says() -> None:
@@ -473,22 +336,6 @@ def test_a_row_may_be_nested_as_deep_as_it_says() -> None:
     assert decode_prompt(encode_prompt(prompt)) == prompt
     with pytest.raises(CodecError, match="nested more than 64"):
         encode_prompt(Prompt(1, 0, 8, {"a": [nested]}))
-
-
-@pytest.mark.parametrize(
-    "unit", [b"\xdd\x00\x01\x00\x00", b"\x81\xa0\xc0", b"\x80", b"\x90", b"\xa2ab", b"\xdc\xff\xff"]
-)
-def test_a_header_takes_memory_in_proportion_to_its_size(unit: bytes) -> None:
-    """The first unit nests 1,000 arrays that each claim the rest of the message: 0.5 GB, were they believed."""
-    count = 65_536 // len(unit) if unit[0] < 0xDC else 1000
-    rest = bytes(65_536) if unit[0] >= 0xDC else b""
-    message = prompt_with(b"\x81\xa1a\xdd" + struct.pack(">I", count) + unit * count + rest)
-    tracemalloc.start()
-    with contextlib.suppress(CodecError):
-        decode_prompt(message)
-    peak = tracemalloc.get_traced_memory()[1]
-    tracemalloc.stop()
-    assert peak < 100 * len(message)
 
 
 @pytest.mark.parametrize(
