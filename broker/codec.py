@@ -51,7 +51,7 @@ def encode_prompt(prompt: Prompt) -> bytes:
 def decode_prompt(message: Message) -> Prompt:
     """The prompt in `message`; raises CodecError on anything else."""
     with refusing("prompt"):
-        _, header, arrays = unpack(message, {_PROMPT: "prompt"})
+        _, header, arrays = unpack(message, "prompt", (_PROMPT,))
         if arrays:
             raise CodecError("a prompt has no arrays")
         prompt = Prompt(**header)
@@ -83,7 +83,7 @@ def decode_group(message: Message) -> Group[Any]:
     Tokens and latents are read-only views of the message.
     """
     with refusing("group"):
-        kind, header, arrays = unpack(message, {_TOKEN_GROUP: "token group", _DENOISING_GROUP: "denoising group"})
+        kind, header, arrays = unpack(message, "group", (_TOKEN_GROUP, _DENOISING_GROUP))
         rows = _rows(header.pop("columns"))
         trajectories: tuple[Trajectory, ...]
         if kind == _TOKEN_GROUP:

@@ -16,7 +16,7 @@ than there are bytes is refused before a list is made for it.
 """
 
 import struct
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -71,8 +71,8 @@ def pack(kind: int, header: dict[str, Any], arrays: Sequence[Pieces] = ()) -> by
     return b"".join(chunks)
 
 
-def unpack(message: Message, kinds: Mapping[int, str]) -> tuple[int, dict[str, Any], list[NDArray[Any]]]:
-    """The kind, the header and the arrays (read-only views) of a message that must be of one of `kinds` (named)."""
+def unpack(message: Message, what: str, kinds: Container[int]) -> tuple[int, dict[str, Any], list[NDArray[Any]]]:
+    """The kind, the header and the arrays (read-only views) of a message that must be a `what`, of one of `kinds`."""
     view = memoryview(message).toreadonly()
     if not _PREAMBLE.size <= len(view) <= MAX_MESSAGE_BYTES:
         raise CodecError(f"a message of {len(view)} bytes is not between {_PREAMBLE.size} and {MAX_MESSAGE_BYTES}")
@@ -80,7 +80,7 @@ def unpack(message: Message, kinds: Mapping[int, str]) -> tuple[int, dict[str, A
     if version != FORMAT_VERSION:
         raise CodecError(f"wire format {version}, this is areal with format {FORMAT_VERSION}: upgrade the older side")
     if kind not in kinds:
-        raise CodecError(f"expected a {' or '.join(kinds.values())}, got kind {kind}")
+        raise CodecError(f"expected a {what}, got kind {kind}")
     if reserved != 0:
         raise CodecError(f"bytes 2 and 3 are {reserved:#06x}, not zero")
     end = _PREAMBLE.size + header_bytes

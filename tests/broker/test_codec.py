@@ -411,7 +411,7 @@ def test_a_group_is_of_at_most_4096_trajectories() -> None:
 
 def test_other_versions_and_kinds_are_named() -> None:
     message = bytearray(encode_prompt(Prompt(1, 0, 8, {})))
-    with pytest.raises(CodecError, match="expected a token group or denoising group, got kind 1"):
+    with pytest.raises(CodecError, match="expected a group, got kind 1"):
         decode_group(bytes(message))
     with pytest.raises(CodecError, match="expected a prompt, got kind 3"):
         decode_prompt(encode_group(images_of()))
