@@ -1,5 +1,6 @@
-# make run: the quickstart. make test: all tests. make chaos: a run under 200 faults (15 minutes).
-# make check: lint and types. make fix: mend what can be mended.
+# make run: the quickstart. make test: all tests. make fuzz: FUZZ damaged messages
+# against the wire format. make chaos: a run under 200 faults, 15 minutes. make check:
+# lint and types. make fix: mend what can be mended.
 # Each target first makes the virtual environment that it needs (.venv).
 
 PYTHON ?= python3
@@ -8,12 +9,13 @@ BIN := $(VENV)/bin
 TORCH_WHEELS := $(wildcard $(PIP_FIND_LINKS)/torch-2.13.0+cpu*)
 TORCH_FROM := $(if $(TORCH_WHEELS),--find-links $(PIP_FIND_LINKS),--torch-backend cpu)
 CONFIG ?= configs/quickstart.yaml
+FUZZ ?= 200000
 
 ifdef PIP_CERT
 export SSL_CERT_FILE ?= $(PIP_CERT)
 endif
 
-.PHONY: run test test-fast chaos check fix setup clean
+.PHONY: run test test-fast fuzz chaos check fix setup clean
 
 run: setup
 	$(BIN)/areal run $(CONFIG) $(ARGS)
@@ -23,6 +25,9 @@ test: setup
 
 test-fast: setup
 	$(BIN)/python -m pytest -m "not slow" $(ARGS)
+
+fuzz: setup
+	AREAL_FUZZ=$(FUZZ) $(BIN)/python -m pytest tests/broker/test_codec_fuzz.py $(ARGS)
 
 chaos: setup
 	$(BIN)/python -m tests.chaos --faults 200 $(ARGS)

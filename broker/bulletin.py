@@ -4,6 +4,7 @@ import json
 import logging
 from typing import Any
 
+from . import scripts
 from .client import LONGEST_BLOCK_S, Client, stream_entries
 from .keys import Keys
 
@@ -22,6 +23,7 @@ class Bulletin:
         self._records = keys.records
         self._order = keys.order
         self._epoch = keys.epoch
+        self._lead: Any = client.register_script(scripts.LEAD)
 
     def report(self, record: dict[str, Any]) -> None:
         """Post a record of JSON values; see launch/records.py for the kinds."""
@@ -39,9 +41,10 @@ class Bulletin:
         newest = self._client.xrevrange(self._records, count=1)
         return newest[0][0].decode() if newest else "0"
 
-    def order(self, word: str) -> None:
-        """Tell every role what to do."""
-        self._client.set(self._order, word)
+    def keep_order(self, word: str) -> None:
+        """See that every role is told what to do; said again and again, as Redis may lose its last second."""
+        if self.ordered() != word:
+            self._client.set(self._order, word)
 
     def ordered(self) -> str:
         """The order in force."""
@@ -49,11 +52,8 @@ class Bulletin:
         return word.decode() if isinstance(word, bytes) else RUN
 
     def lead(self, after: int = 0) -> int:
-        """Begin a new epoch as the run's learner, above `after`, and end every earlier one's."""
-        with self._client.pipeline(transaction=True) as pipe:
-            pipe.set(self._epoch, after, nx=True)
-            pipe.incr(self._epoch)
-            return int(pipe.execute()[1])
+        """Begin a new epoch as the run's learner, above `after`, and end every earlier one's; by the time, in Unix ms."""
+        return int(self._lead(keys=[self._epoch], args=[after]))
 
 
 def _record(fields: dict[bytes, bytes]) -> dict[str, Any] | None:

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+PREFIX = "areal:"
+
 
 @dataclass(frozen=True, slots=True)
 class Keys:
@@ -10,7 +12,7 @@ class Keys:
     run: str
 
     def of(self, *parts: str) -> str:
-        return ":".join([f"areal:{{{self.run}}}", *parts])
+        return ":".join([f"{PREFIX}{{{self.run}}}", *parts])
 
     @property
     def epoch(self) -> str:
@@ -23,6 +25,15 @@ class Keys:
         return self.of("weights")
 
     @property
+    def weights_stored(self) -> str:
+        """Set of the names of the weights that are in Redis, half of them or whole, announced or not."""
+        return self.of("weights", "stored")
+
+    def weights_of(self, name: str) -> str:
+        """Hash of a folder of weights in chunks."""
+        return self.of("weights", "of", name)
+
+    @property
     def records(self) -> str:
         """Stream of what the roles report."""
         return self.of("records")
@@ -31,3 +42,53 @@ class Keys:
     def order(self) -> str:
         """What the run has been told to do (run, drain)."""
         return self.of("order")
+
+    @property
+    def roll(self) -> str:
+        """Hash of the roles at work, by name."""
+        return self.of("roll")
+
+
+@dataclass(frozen=True, slots=True)
+class LaneKeys:
+    """Key names of one lane of a run."""
+
+    run: str
+    lane: str
+
+    def of(self, *parts: str) -> str:
+        return Keys(self.run).of(self.lane, *parts)
+
+    @property
+    def issued(self) -> str:
+        """The position above all that were issued."""
+        return self.of("issued")
+
+    @property
+    def prompts(self) -> str:
+        """Stream of (id, body); its consumer group holds the leases."""
+        return self.of("prompts")
+
+    @property
+    def groups(self) -> str:
+        """Stream of (id, claim, size); the bytes lie at `body(claim)`."""
+        return self.of("groups")
+
+    @property
+    def dead(self) -> str:
+        """Stream of dead letters: the fields of what died, where it came from, and why."""
+        return self.of("dead")
+
+    @property
+    def again(self) -> str:
+        """Stream of dead letters that a person wants tried again, when there is room."""
+        return self.of("again")
+
+    @property
+    def dropped(self) -> str:
+        """Set of the positions whose dead letters a person has dropped."""
+        return self.of("dropped")
+
+    def body(self, claim: str) -> str:
+        """The bytes of one group."""
+        return self.of("body", claim)

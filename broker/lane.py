@@ -1,14 +1,13 @@
-"""A lane: the way of prompts to the workers and of groups back, with leases between.
+"""A lane as the learner sees it: prompts go out, groups come in, and everything is in exactly one place.
 
     issue ─▶ prompts ─lease─▶ a worker ─complete─▶ groups ─take─▶ the learner ─acknowledge─▶ gone
                ▲                 │ dies, fails        (one atomic step out of prompts and into groups)
-               └──── expires ────┴─ too often ─▶ dead
+               └──── expires ────┴─ too often ─▶ dead ─retry─▶ again ─resume─▶ prompts
 
-Training and evaluation are two lanes of the same kind.
+Training and evaluation are two lanes of the same kind. The workers' side is broker/tickets.py.
 """
 
-import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,95 +15,127 @@ import redis
 
 from . import scripts
 from .client import LONGEST_BLOCK_S, Client, stream_entries
-from .codec import decode_group, decode_prompt, encode_group, encode_prompt
-from .config import BrokerConfig
+from .codec import decode_group, encode_prompt
+from .dead import MAX_CAUSE, DeadLetters, number
 from .errors import CodecError, Fenced
-from .keys import Keys
+from .keys import Keys, LaneKeys
 from .trajectory import Group, Prompt
 
-CONSUMERS = "rollout"
-RECLAIM_EVERY_S = 0.5
+FETCH_BYTES = 32 * 2**20
+"""What one reply may bring, unless a single group is larger."""
 
 
 @dataclass(frozen=True, slots=True)
-class Lease:
-    """A prompt that a worker holds; `attempt` counts from 1."""
+class Receipt:
+    """A group's entry: its position, and the claim on its `size` bytes; -1 where the entry does not say."""
 
     entry: str
-    prompt: Prompt
-    attempt: int
+    position: int
+    claim: str
+    size: int
 
 
 @dataclass(frozen=True, slots=True)
 class Delivery:
     """A group as it lies in the broker: still there until acknowledged."""
 
-    entry: str
-    group: Group
-
-
-@dataclass(frozen=True, slots=True)
-class DeadLetter:
-    """What could not be done, and why."""
-
-    entry: str
-    prompt_id: int
-    cause: str
-    attempts: int
-    worker: str
-    body: bytes
+    receipt: Receipt
+    group: Group[Any]
 
 
 @dataclass(frozen=True, slots=True)
 class Depth:
-    """What a lane holds: `issued` positions in all, of which `prompts` are not completed and `groups` not acknowledged."""
+    """What a lane holds: `issued` positions in all, and how many of them are where."""
 
     issued: int
     prompts: int
     groups: int
     dead: int
+    again: int = 0
+    dropped: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """What matters to the bound: the prompts not completed, the letters to be tried again, and every group.
+
+    `server` is the process that answered: another one than before may have come up with an older state.
+    """
+
+    server: str
+    issued: int
+    prompts: int
+    again: int
+    groups: tuple[Receipt, ...]
 
 
 class Lane:
-    """One lane of a run. Thread-safe, as its client is."""
+    """The learner's side of one lane of a run. Thread-safe, as its client is."""
 
-    def __init__(self, client: Client, run: str, name: str, config: BrokerConfig) -> None:
-        keys = Keys(run)
+    def __init__(self, client: Client, run: str, name: str) -> None:
         self._client: Any = client  # redis-py types every reply as bytes, str or None
-        self._config = config
-        self._epoch_key = keys.epoch
-        self._prompts = keys.of(name, "prompts")
-        self._groups = keys.of(name, "groups")
-        self._dead = keys.of(name, "dead")
-        self._issued = keys.of(name, "issued")
-        self._reclaimed_at = 0.0
-        self._depth: Any = client.register_script(scripts.DEPTH)
-        self._issue: Any = client.register_script(scripts.ISSUE)
-        self._skip_to = client.register_script(scripts.SKIP_TO)
-        self._complete: Any = client.register_script(scripts.COMPLETE)
-        self._renew = client.register_script(scripts.RENEW)
-        self._release = client.register_script(scripts.RELEASE)
-        self._bury_script: Any = client.register_script(scripts.BURY)
+        self._keys = LaneKeys(run, name)
+        self._epoch_key = Keys(run).epoch
+        self._dead = DeadLetters(client, run, name)
+        self._positions: Any = client.register_script(scripts.POSITIONS)
+        self._issue = client.register_script(scripts.ISSUE)
+        self._reissue = client.register_script(scripts.REISSUE)
+        self._resume = client.register_script(scripts.RESUME)
+        self._reject = client.register_script(scripts.REJECT)
         self._acknowledge = client.register_script(scripts.ACKNOWLEDGE)
-        self._ensure_consumers()
-
-    # The learner's side
 
     def depth(self) -> Depth:
         """What the lane holds, at one instant."""
-        return Depth(*self._depth(keys=[self._issued, self._prompts, self._groups, self._dead]))
+        keys = self._keys
+        with self._client.pipeline(transaction=True) as pipe:
+            pipe.get(keys.issued)
+            for stream in (keys.prompts, keys.groups, keys.dead, keys.again):
+                pipe.xlen(stream)
+            pipe.scard(keys.dropped)
+            issued, *counts = pipe.execute()
+        return Depth(int(issued or 0), *counts)
 
-    def issue(self, prompts: Sequence[Prompt], *, epoch: int) -> int:
-        """Issue prompts at consecutive positions; returns the number issued so far. Raises Fenced."""
+    def listing(self) -> Listing:
+        """What counts against the bound on outstanding groups, at one instant."""
+        keys = self._keys
+        with self._client.pipeline(transaction=True) as pipe:
+            pipe.get(keys.issued)
+            pipe.xlen(keys.prompts)
+            pipe.xlen(keys.again)
+            pipe.info("server")
+            pipe.xrange(keys.groups)
+            issued, prompts, again, server, groups = pipe.execute()
+        receipts = tuple(_receipt(entry.decode(), fields) for entry, fields in groups)
+        return Listing(server["run_id"], int(issued or 0), prompts, again, receipts)
+
+    def positions(self) -> set[int]:
+        """Every position that the lane holds: not completed, not acknowledged, dead, to be tried again, or dropped."""
+        keys = self._keys
+        found = self._positions(keys=[keys.prompts, keys.groups, keys.dead, keys.again, keys.dropped])
+        return {number(position) for position in found} - {-1}
+
+    def issue(self, prompts: Sequence[Prompt], *, after: int, epoch: int) -> int:
+        """Issue prompts at rising positions, none below `after`; returns the position above all that were issued.
+
+        Nothing is done unless that was `after` before: a call that is repeated issues nothing twice. Raises Fenced.
+        """
         if not prompts:
-            return self.depth().issued
-        bodies = [encode_prompt(prompt) for prompt in prompts]
-        keys = [self._epoch_key, self._prompts, self._issued]
-        return int(fenced(self._issue, keys, [epoch, prompts[0].id, *bodies]))
+            return after
+        keys = [self._epoch_key, self._keys.prompts, self._keys.issued]
+        return int(fenced(self._issue, keys, [epoch, after, *_bodies(prompts)]))
 
-    def skip_to(self, position: int, *, epoch: int) -> None:
-        """Issue nothing below `position` any more: a Redis that lost its data starts where the run stands. May be Fenced."""
-        fenced(self._skip_to, [self._epoch_key, self._issued], [epoch, position])
+    def reissue(self, prompts: Sequence[Prompt], *, epoch: int) -> int:
+        """Issue positions that were lost; those that wait already are passed over. Returns how many. Raises Fenced."""
+        if not prompts:
+            return 0
+        return int(fenced(self._reissue, [self._epoch_key, self._keys.prompts], [epoch, *_bodies(prompts)]))
+
+    def resume(self, count: int, *, epoch: int) -> int:
+        """Put up to `count` of the letters that are to be tried again back where they came from. Raises Fenced."""
+        if count <= 0:
+            return 0
+        keys = [self._epoch_key, self._keys.again, self._keys.prompts, self._keys.groups]
+        return int(fenced(self._resume, keys, [epoch, count]))
 
     def take(self, after: str, *, count: int, timeout_s: float) -> tuple[list[Delivery], str]:
         """Up to `count` groups that came after entry `after` ("0" for the oldest), and where to go on from.
@@ -112,148 +143,68 @@ class Lane:
         Waits at most `timeout_s` (and LONGEST_BLOCK_S) for the first. A group that cannot be decoded is dead-lettered.
         """
         block_ms = max(1, round(1000 * min(timeout_s, LONGEST_BLOCK_S)))
-        found = self._client.xread({self._groups: after}, count=count, block=block_ms)
+        found = stream_entries(self._client.xread({self._keys.groups: after}, count=count, block=block_ms))
+        receipts = [_receipt(entry, fields) for entry, fields in found]
+        return self.fetch(receipts), receipts[-1].entry if receipts else after
+
+    def fetch(self, receipts: Sequence[Receipt]) -> list[Delivery]:
+        """The groups of these receipts. One that cannot be decoded is dead-lettered."""
         deliveries = []
-        for entry, fields in stream_entries(found):
-            after = entry
-            try:
-                deliveries.append(Delivery(entry, decode_group(fields.get(b"body", b""))))
-            except CodecError as error:
-                self._bury(self._groups, _unreadable(entry, fields, error))
-        return deliveries, after
+        for batch in _batches(receipts):
+            bodies = self._client.mget([self._keys.body(receipt.claim) for receipt in batch])
+            for receipt, body in zip(batch, bodies, strict=True):
+                try:
+                    deliveries.append(Delivery(receipt, _opened(receipt, body)))
+                except CodecError as error:
+                    self._dead.bury("groups", receipt.entry, str(error))
+        return deliveries
 
-    def acknowledge(self, entries: Sequence[str], *, epoch: int) -> int:
+    def acknowledge(self, receipts: Sequence[Receipt], *, epoch: int) -> int:
         """Forget groups that a durable checkpoint covers; returns how many were still there. Raises Fenced."""
-        if not entries:
+        if not receipts:
             return 0
-        return int(fenced(self._acknowledge, [self._epoch_key, self._groups], [epoch, *entries]))
+        keys = [self._epoch_key, self._keys.groups, *(self._keys.body(receipt.claim) for receipt in receipts)]
+        return int(fenced(self._acknowledge, keys, [epoch, *(receipt.entry for receipt in receipts)]))
 
-    def reject(self, delivery: Delivery, cause: str) -> None:
-        """Dead-letter a group that must not be learned from."""
-        group = delivery.group
-        self._bury(
-            self._groups, DeadLetter(delivery.entry, group.prompt_id, cause, 1, group.worker, encode_group(group))
-        )
-
-    def dead_letters(self, count: int | None = None) -> list[DeadLetter]:
-        """The dead letters, oldest first."""
-        return [
-            DeadLetter(
-                entry=entry.decode(),
-                prompt_id=int(fields[b"id"]),
-                cause=fields[b"cause"].decode(errors="replace"),
-                attempts=int(fields[b"attempts"]),
-                worker=fields[b"worker"].decode(errors="replace"),
-                body=fields[b"body"],
-            )
-            for entry, fields in self._client.xrange(self._dead, count=count)
-        ]
-
-    # The worker's side
-
-    def lease(self, worker: str, *, count: int, timeout_s: float) -> list[Lease]:
-        """Up to `count` prompts for this worker: expired leases of others first, then new ones, waiting for the first.
-
-        They are its own for `lease_s` unless renewed. A prompt that was tried too often is dead-lettered instead.
-        """
-        try:
-            return self._reclaim(worker, count) or self._lease_new(worker, count, timeout_s)
-        except redis.ResponseError as error:
-            if not str(error).startswith("NOGROUP"):
-                raise
-            self._ensure_consumers()
-            return []
-
-    def renew(self, worker: str, leases: Iterable[Lease]) -> set[str]:
-        """Keep leases for another `lease_s`; returns the entries of those that have been lost to another worker."""
-        entries = [lease.entry for lease in leases]
-        if not entries:
-            return set()
-        return {entry.decode() for entry in self._renew(keys=[self._prompts], args=[CONSUMERS, worker, *entries])}
-
-    def complete(self, lease: Lease, group: Group) -> bool:
-        """Put the group in and take the prompt out, in one step; False, and nothing done, if someone else already did."""
-        arguments = [CONSUMERS, lease.entry, group.prompt_id, encode_group(group)]
-        return bool(self._complete(keys=[self._prompts, self._groups], args=arguments))
-
-    def release(self, worker: str, lease: Lease) -> None:
-        """Hand a prompt back untried, for whoever asks next."""
-        self._release(keys=[self._prompts], args=[CONSUMERS, worker, lease.entry, lease.attempt - 1])
-
-    def fail(self, worker: str, lease: Lease, cause: str) -> bool:
-        """Report a failed try: True if the prompt will be tried again, False if it is now a dead letter."""
-        if lease.attempt < self._config.max_attempts:
-            self._release(keys=[self._prompts], args=[CONSUMERS, worker, lease.entry, lease.attempt])
-            return True
-        self._bury(self._prompts, _letter(lease, cause, attempts=lease.attempt, worker=worker))
-        return False
-
-    def _reclaim(self, worker: str, count: int) -> list[Lease]:
-        if time.monotonic() - self._reclaimed_at < RECLAIM_EVERY_S:
-            return []
-        self._reclaimed_at = time.monotonic()
-        min_idle_ms = round(1000 * self._config.lease_s)
-        cursor = b"0-0"
-        claimed: list[tuple[bytes, dict[bytes, bytes]]] = []
-        while len(claimed) < count:  # one call looks at 10 leases for each that is wanted
-            room = count - len(claimed)
-            cursor, found, *_ = self._client.xautoclaim(
-                self._prompts, CONSUMERS, worker, min_idle_ms, start_id=cursor, count=room
-            )
-            claimed += found
-            if cursor == b"0-0":
-                break
-        entries = [(entry.decode(), fields) for entry, fields in claimed if fields]
-        return self._leases(worker, ((entry, fields, self._attempts(entry)) for entry, fields in entries))
-
-    def _lease_new(self, worker: str, count: int, timeout_s: float) -> list[Lease]:
-        block_ms = max(1, round(1000 * min(timeout_s, LONGEST_BLOCK_S))) if timeout_s > 0 else None
-        found = self._client.xreadgroup(CONSUMERS, worker, {self._prompts: ">"}, count=count, block=block_ms)
-        return self._leases(worker, ((entry, fields, 1) for entry, fields in stream_entries(found)))
-
-    def _attempts(self, entry: str) -> int:
-        pending = self._client.xpending_range(self._prompts, CONSUMERS, entry, entry, 1)
-        return int(pending[0]["times_delivered"]) if pending else 1
-
-    def _leases(self, worker: str, found: Iterable[tuple[str, dict[bytes, bytes], int]]) -> list[Lease]:
-        leases = []
-        for entry, fields, attempt in found:
-            try:
-                lease = Lease(entry, decode_prompt(fields.get(b"body", b"")), attempt)
-            except CodecError as error:
-                self._bury(self._prompts, _unreadable(entry, fields, error, attempts=attempt, worker=worker))
-                continue
-            if attempt > self._config.max_attempts:
-                cause = f"{attempt - 1} workers in turn fell silent while they held it"
-                self._bury(self._prompts, _letter(lease, cause, attempts=attempt - 1, worker=worker))
-                continue
-            leases.append(lease)
-        return leases
-
-    def _bury(self, stream: str, letter: DeadLetter) -> None:
-        """Move an entry from a stream to the dead letters; nothing happens if it is gone."""
-        what = [letter.prompt_id, letter.body, letter.cause, letter.attempts, letter.worker]
-        self._bury_script(keys=[stream, self._dead], args=[CONSUMERS, letter.entry, *what])
-
-    def _ensure_consumers(self) -> None:
-        try:
-            self._client.xgroup_create(self._prompts, CONSUMERS, id="0", mkstream=True)
-        except redis.ResponseError as error:
-            if not str(error).startswith("BUSYGROUP"):
-                raise
+    def reject(self, delivery: Delivery, cause: str, *, epoch: int) -> bool:
+        """Dead-letter a group that must not be learned from; False if it is gone. Raises Fenced."""
+        keys = [self._epoch_key, self._keys.groups, self._keys.dead]
+        about = [delivery.receipt.entry, "groups", cause[-MAX_CAUSE:], 1, delivery.group.worker]
+        return bool(fenced(self._reject, keys, [epoch, *about]))
 
 
-def _letter(lease: Lease, cause: str, *, attempts: int, worker: str) -> DeadLetter:
-    return DeadLetter(lease.entry, lease.prompt.id, cause, attempts, worker, encode_prompt(lease.prompt))
+def _bodies(prompts: Sequence[Prompt]) -> list[int | bytes]:
+    return [part for prompt in prompts for part in (prompt.id, encode_prompt(prompt))]
 
 
-def _unreadable(
-    entry: str, fields: dict[bytes, bytes], error: CodecError, *, attempts: int = 1, worker: str = ""
-) -> DeadLetter:
-    """The dead letter of bytes that are no message; what they say of themselves is kept where it can be."""
-    claimed = fields.get(b"id", b"")
-    prompt_id = int(claimed) if claimed.isdigit() and len(claimed) < 19 else -1
-    return DeadLetter(entry, prompt_id, str(error), attempts, worker, fields.get(b"body", b""))
+def _receipt(entry: str, fields: dict[bytes, bytes]) -> Receipt:
+    claim = fields.get(b"claim", b"").decode(errors="replace")
+    return Receipt(entry, number(fields.get(b"id", b"")), claim, number(fields.get(b"size", b"")))
+
+
+def _batches(receipts: Sequence[Receipt]) -> Iterator[list[Receipt]]:
+    """The same in order, FETCH_BYTES at a time."""
+    batch: list[Receipt] = []
+    total = 0
+    for receipt in receipts:
+        if batch and total + receipt.size > FETCH_BYTES:
+            yield batch
+            batch, total = [], 0
+        batch.append(receipt)
+        total += receipt.size
+    if batch:
+        yield batch
+
+
+def _opened(receipt: Receipt, body: bytes | None) -> Group[Any]:
+    if body is None:
+        raise CodecError(f"the {receipt.size} bytes of the group are gone")
+    if len(body) != receipt.size:
+        raise CodecError(f"a group of {receipt.size} bytes was announced, and {len(body)} are there")
+    group = decode_group(body)
+    if group.prompt_id != receipt.position:
+        raise CodecError(f"a group of prompt {group.prompt_id} lies where one of prompt {receipt.position} was wanted")
+    return group
 
 
 def fenced(script: Any, keys: list[str], args: list[Any]) -> Any:

@@ -1,14 +1,10 @@
 """The weights on their way from the learner to the engines: versions that only rise, whole or not there at all.
 
-A version is a folder of safetensors in a directory that both sides see; Redis carries its announcement. It is written
-aside, flushed to disk and renamed, and its checksum is verified by whoever loads it.
+A version is a folder of safetensors. A transport makes it fetchable; then, and not before, a stream announces it.
 """
 
-import os
+import logging
 import re
-import shutil
-import zlib
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,131 +12,154 @@ from typing import Any
 import redis
 
 from . import scripts
+from .chunks import RedisChunks
 from .client import LONGEST_BLOCK_S, Client
+from .config import BrokerConfig
 from .errors import BrokerError
 from .keys import Keys
 from .lane import fenced
+from .transport import NAME, SharedDirectory, Transport, Write
 
-CHUNK_BYTES = 2**20
-FOLDER_NAME = re.compile(r"\d{8,}-\d+")
+logger = logging.getLogger(__name__)
+
+MAX_SEEN = 100
+"""The newest announcements that are looked at; there are no more than are kept, unless someone else writes them."""
+
+NUMBER = re.compile(rb"[0-9]{1,9}")
+DIGEST = re.compile(rb"[0-9]{1,10}")
 
 
 @dataclass(frozen=True, slots=True)
 class Published:
-    """One version of the weights, as announced."""
+    """One version of the weights, as announced: not yet known to be there, nor whole."""
 
     version: int
-    path: Path
+    name: str
     digest: int
+
+    @property
+    def is_odd(self) -> bool:
+        """Whether it bears a version but was not announced as this store would."""
+        return NAME.fullmatch(self.name) is None or self.digest < 0
 
 
 class WeightStore:
-    """Publishes and fetches versions in a directory that both sides see; an announcement carries a folder's name only."""
+    """Announces versions and finds the newest; an announcement carries a folder's name, and never a path."""
 
-    def __init__(self, client: Client, run: str, directory: Path, *, kept: int = 3) -> None:
+    def __init__(self, client: Client, run: str, transport: Transport, *, kept: int = 3) -> None:
         keys = Keys(run)
         self._client: Any = client
         self._stream = keys.weights
         self._epoch_key = keys.epoch
-        self._directory = directory
+        self._transport = transport
         self._kept = kept
         self._publish = client.register_script(scripts.PUBLISH)
+        self._odd: set[str] = set()
 
-    def publish(self, version: int, write: Callable[[Path], None], *, epoch: int) -> Published:
-        """Let `write` fill a folder, make it durable and announce it; the oldest beyond `kept` are deleted.
+    # The learner's side
+
+    def publish(self, version: int, write: Write, *, epoch: int) -> Published:
+        """Let `write` fill a folder, and announce it once it can be fetched; the oldest beyond `kept` are deleted.
 
         Raises Fenced for a learner whose epoch is over, and BrokerError for a version that is not above the last one.
         """
-        path = self._directory / f"{version:08d}-{epoch}"
-        latest = self.latest()
-        if latest is not None and latest.path == path:
+        name = f"{version:08d}-{epoch}"
+        if any(published is not None and published.name == name for _, published in self._announced()):
             raise BrokerError(f"version {version} cannot be published: it has been already")
-        self._directory.mkdir(parents=True, exist_ok=True)
-        aside = self._directory / f".{version:08d}.{os.getpid()}.partial"
-        shutil.rmtree(aside, ignore_errors=True)
-        aside.mkdir()
-        write(aside)
-        flush(aside)
-        shutil.rmtree(path, ignore_errors=True)
-        aside.rename(path)
-        published = Published(version, path, checksum(path))
+        self._forget_old(epoch)  # first, as what a learner left half-way may take the room that is needed
+        published = Published(version, name, self._transport.put(name, write))
         try:
-            fenced(
-                self._publish,
-                [self._epoch_key, self._stream],
-                [epoch, version, path.name, published.digest, self._kept],
-            )
-        except redis.ResponseError as error:
-            shutil.rmtree(path, ignore_errors=True)
-            raise BrokerError(f"version {version} cannot be published: {error} is not below it") from error
-        self._forget_old(epoch)
+            self._announce(published, epoch)
+        finally:
+            self._forget_old(epoch)
         return published
 
+    def is_lost(self, published: Published) -> bool:
+        """Whether neither the version nor a later one is announced, as after a Redis that came back a second older."""
+        newest = self._newest()[1]
+        return newest is None or newest.version < published.version
+
+    def restore(self, published: Published, *, epoch: int) -> Published:
+        """Announce again, and make fetchable again, the version published last. Raises Fenced, or BrokerError."""
+        self._transport.restore(published.name, published.digest)
+        self._announce(published, epoch)
+        return published
+
+    def _announce(self, published: Published, epoch: int) -> None:
+        version, name, digest = published.version, published.name, published.digest
+        try:
+            fenced(self._publish, [self._epoch_key, self._stream], [epoch, version, name, digest, self._kept])
+        except redis.ResponseError as error:
+            raise BrokerError(f"version {version} cannot be published: {error} is not below it") from error
+
+    def _forget_old(self, epoch: int) -> None:
+        """Delete what is not announced, but nothing of a later epoch, whose announcement may be to come."""
+        announced = {
+            fields.get(b"name", b"").decode(errors="replace") for _, fields in self._client.xrange(self._stream)
+        }
+        self._transport.forget(announced, epoch=epoch)
+
+    # Both sides
+
     def latest(self) -> Published | None:
-        """The newest version, or None before the first."""
-        return self._newest()[1]
+        """The announcement of the highest version, even an odd one; or None before the first."""
+        return _highest([published for _, published in self._announced() if published is not None])
+
+    # The worker's side
 
     def wait(self, after: int, *, timeout_s: float) -> Published | None:
-        """The newest version above `after`, waited for at most `timeout_s` (and LONGEST_BLOCK_S); else None."""
+        """The newest version above `after`, waited for at most `timeout_s` (and LONGEST_BLOCK_S); else None.
+
+        What is announced in an odd way is passed over.
+        """
         entry, newest = self._newest()
         if newest is None or newest.version <= after:
             block_ms = max(1, round(1000 * min(timeout_s, LONGEST_BLOCK_S)))
             self._client.xread({self._stream: entry}, count=1, block=block_ms)
-            newest = self.latest()
+            newest = self._newest()[1]
         return newest if newest is not None and newest.version > after else None
 
+    def fetch(self, published: Published) -> Path:
+        """The folder of a version, verified; raises BrokerError if it is gone, damaged or odd.
+
+        It stays until the next is fetched.
+        """
+        if published.is_odd:
+            raise BrokerError(f"version {published.version} was announced in an odd way: {published}")
+        return self._transport.fetch(published.name, published.digest)
+
     def _newest(self) -> tuple[str, Published | None]:
-        """The last announcement's entry and what it says; ("0", None) before the first. Raises BrokerError."""
-        found = self._client.xrevrange(self._stream, count=1)
-        if not found:
-            return "0", None
-        entry, fields = found[0]
-        name = fields[b"name"].decode(errors="replace")
-        if not FOLDER_NAME.fullmatch(name):
-            raise BrokerError(f"weights were announced in a folder of the odd name {name!r}")
-        return entry.decode(), Published(int(fields[b"version"]), self._directory / name, int(fields[b"digest"]))
+        """The last announcement's entry ("0" before the first), and the highest version that was not announced oddly."""
+        announced = self._announced()
+        self._warn_of_odd([entry for entry, published in announced if published is None or published.is_odd])
+        entry = announced[0][0] if announced else "0"
+        return entry, _highest([published for _, published in announced if published and not published.is_odd])
 
-    def _forget_old(self, epoch: int) -> None:
-        """Delete what is no longer announced, but never a folder of a later epoch, whose announcement may be to come."""
-        announced = {fields[b"name"].decode() for _, fields in self._client.xrange(self._stream)}
-        for folder in self._directory.glob("*-*"):
-            if folder.name not in announced and int(folder.name.rpartition("-")[2]) <= epoch:
-                shutil.rmtree(folder, ignore_errors=True)
+    def _warn_of_odd(self, entries: list[str]) -> None:
+        for entry in set(entries) - self._odd:
+            logger.warning("passing over weights announced in an odd way, in entry %s of %s", entry, self._stream)
+        self._odd = set(entries)
 
-
-def verify(published: Published) -> None:
-    """Raises BrokerError unless the folder is there and whole, and holds tensors and their description only."""
-    try:
-        odd = [file.name for file in published.path.iterdir() if not _is_expected(file)]
-        if odd:
-            raise BrokerError(f"version {published.version} at {published.path} holds {odd[0]!r}, which is no weights")
-        found = checksum(published.path)
-    except OSError as error:
-        raise BrokerError(f"version {published.version} is not at {published.path}: {error}") from error
-    if found != published.digest:
-        raise BrokerError(f"version {published.version} at {published.path} is damaged (its checksum differs)")
+    def _announced(self) -> list[tuple[str, Published | None]]:
+        """Entries of the stream, newest first, and what they announce: None without a version."""
+        found = self._client.xrevrange(self._stream, count=MAX_SEEN)
+        return [(entry.decode(), _published(fields)) for entry, fields in found]
 
 
-def _is_expected(file: Path) -> bool:
-    named = file.suffix == ".safetensors" or file.name == "adapter_config.json"
-    return named and file.is_file() and not file.is_symlink()
+def open_store(client: Client, run: str, config: BrokerConfig, directory: Path) -> WeightStore:
+    """A run's store with the transport that its configuration names; `directory` is where folders are shared."""
+    transport: Transport
+    transport = RedisChunks(client, run) if config.weights == "redis" else SharedDirectory(directory)
+    return WeightStore(client, run, transport, kept=config.weights_kept)
 
 
-def checksum(folder: Path) -> int:
-    """CRC-32 over the folder's files in the order of their names."""
-    value = 0
-    for file in sorted(folder.iterdir()):
-        with file.open("rb") as stream:
-            while chunk := stream.read(CHUNK_BYTES):
-                value = zlib.crc32(chunk, value)
-    return value
+def _published(fields: dict[bytes, bytes]) -> Published | None:
+    version, digest = fields.get(b"version", b""), fields.get(b"digest", b"")
+    if not NUMBER.fullmatch(version):
+        return None
+    name = fields.get(b"name", b"").decode(errors="replace")
+    return Published(int(version), name, int(digest) if DIGEST.fullmatch(digest) else -1)
 
 
-def flush(folder: Path) -> None:
-    """Make a folder of files durable."""
-    for path in [*folder.iterdir(), folder]:
-        descriptor = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+def _highest(announced: list[Published]) -> Published | None:
+    return max(announced, key=lambda published: published.version, default=None)

@@ -15,7 +15,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from ..broker.client import connect
+from ..broker.client import Client, connect
+from ..broker.rollcall import Presence, RollCall
 from .config import RunConfig
 
 logger = logging.getLogger(__name__)
@@ -78,7 +79,9 @@ def run_learner(spec: RoleSpec, config: RunConfig) -> None:
         temperature=config.rollout.sampling.temperature,
         seed=config.seed,
     )
-    Learner(settings, connect(spec.broker_url, timeout_s=config.broker.timeout_s)).run()
+    client = connect(spec.broker_url, timeout_s=config.broker.timeout_s)
+    with _presence(spec, config, client, role="learner") as presence:
+        Learner(settings, client, presence.activity).run()
 
 
 def run_rollout(spec: RoleSpec, config: RunConfig) -> None:
@@ -88,8 +91,8 @@ def run_rollout(spec: RoleSpec, config: RunConfig) -> None:
 
 async def _rollout(spec: RoleSpec, config: RunConfig) -> None:
     from ..broker.bulletin import Bulletin
-    from ..broker.lane import Lane
-    from ..broker.weights import WeightStore
+    from ..broker.tickets import Tickets
+    from ..broker.weights import open_store
     from ..rewards.pool import RewardPool
     from ..rollout.follower import WeightFollower
     from ..rollout.vllm_engine import EngineModel, VllmEngine
@@ -100,8 +103,9 @@ async def _rollout(spec: RoleSpec, config: RunConfig) -> None:
     rollout, lora = config.rollout, config.model.lora
     model = EngineModel(spec.model_path, config.model.dtype, lora.rank if lora else 0)
     engine = VllmEngine(model, rollout.engine, threads=rollout.threads, seed=config.seed + 1000 * (spec.index + 1))
-    store = WeightStore(client, spec.run_key, Path(spec.directory) / "weights")
+    store = open_store(client, spec.run_key, config.broker, Path(spec.directory) / "weights")
     pool = RewardPool(config.rewards)
+    presence = _presence(spec, config, client, role="rollout")
     await pool.start()
     try:
         parts = Parts(
@@ -109,14 +113,23 @@ async def _rollout(spec: RoleSpec, config: RunConfig) -> None:
             workflow=load_workflow(rollout, Tools(_tokenizer(spec.model_path), pool, rollout)),
             follower=WeightFollower(store, engine, timeout_s=rollout.weights_timeout_s),
             lanes=(
-                Served(Lane(client, spec.run_key, "eval", config.broker), config.evaluation.samples),
-                Served(Lane(client, spec.run_key, "train", config.broker), rollout.group_size),
+                Served(Tickets(client, spec.run_key, "eval", config.broker), config.evaluation.samples),
+                Served(Tickets(client, spec.run_key, "train", config.broker), rollout.group_size),
             ),
             bulletin=Bulletin(client, spec.run_key),
+            activity=presence.activity,
         )
-        await RolloutWorker(spec.name, parts, rollout, config.broker).run()
+        with presence:
+            await RolloutWorker(spec.name, parts, rollout, config.broker).run()
     finally:
         await pool.stop()
+
+
+def _presence(spec: RoleSpec, config: RunConfig, client: Client, *, role: str) -> Presence:
+    """Answers the roll-call for this process, often enough that only one that stands still is silent."""
+    lease_s = config.broker.lease_s
+    roll = RollCall(client, spec.run_key, silent_after_s=lease_s)
+    return Presence(roll, name=spec.name, role=role, every_s=min(1.0, lease_s / 4))
 
 
 def _tokenizer(path: str) -> Any:

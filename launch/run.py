@@ -2,16 +2,19 @@
 
 import importlib.util
 import logging
+import math
 import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
 from ..broker.bulletin import DRAIN, RUN, Bulletin
 from ..broker.client import connect
 from ..broker.errors import BrokerUnavailable, ConfigError, EngineError
+from ..broker.rollcall import RollCall
 from ..broker.server import EmbeddedRedis
 from .config import RunConfig, to_yaml, without_secrets
 from .models import resolve_model
@@ -20,6 +23,7 @@ from .records import Tally
 from .roles import RoleSpec
 from .rundir import METRICS, RunDirectory, read_metrics
 from .supervisor import Supervisor
+from .watch import RollWatch
 
 logger = logging.getLogger(__name__)
 
@@ -86,37 +90,39 @@ class Driver:
     def run(self) -> int:
         """Start everything, follow it to its end, stop everything."""
         with self._interruptible(), self._redis() as url:
-            bulletin = Bulletin(connect(url, timeout_s=ANSWER_S), self._rundir.key)
-            bulletin.order(RUN)
+            client = connect(url, timeout_s=ANSWER_S)
+            bulletin = Bulletin(client, self._rundir.key)
+            bulletin.keep_order(RUN)
             after = bulletin.last()
             supervisor = Supervisor(
                 self._config.cluster,
                 self._roles(url),
                 gpus_per_engine=self._config.rollout.engine.tensor_parallel_size,
             )
+            watch = RollWatch(RollCall(client, self._rundir.key, silent_after_s=self._config.broker.lease_s))
             try:
                 self._say("starting Ray and the roles")
                 supervisor.start()
                 self._catch_signals()  # Ray has taken SIGTERM for itself
-                self._follow(supervisor, bulletin, after)
+                self._follow(supervisor, bulletin, watch, after)
             finally:
                 supervisor.stop()
                 self._conclude()
         return 130 if self._interrupts and not self._finished else 0
 
-    def _follow(self, supervisor: Supervisor, bulletin: Bulletin, after: str) -> None:
-        drained_by: float | None = None
+    def _follow(self, supervisor: Supervisor, bulletin: Bulletin, watch: RollWatch, after: str) -> None:
+        order, drained_by = RUN, math.inf
         while not supervisor.all_done():
             after = self._take_new(bulletin, after)
             supervisor.tick()
-            for level, text in supervisor.drain_events():
+            for level, text in [*supervisor.drain_events(), *self._patiently(watch.changes)]:
                 self._say(text, level)
-            if drained_by is None and (self._interrupts or supervisor.is_done("learner")):
-                drained_by = time.monotonic() + self._config.cluster.drain_s
+            if order == RUN and (self._interrupts or supervisor.is_done("learner")):
+                order, drained_by = DRAIN, time.monotonic() + self._config.cluster.drain_s
                 if self._interrupts:
                     self._say("draining: the learner writes a checkpoint; Ctrl-C again to stop at once", "warning")
-                self._patiently(lambda: bulletin.order(DRAIN))
-            if drained_by is not None and time.monotonic() > drained_by:
+            self._patiently(partial(bulletin.keep_order, order))
+            if time.monotonic() > drained_by:
                 self._say(
                     f"not drained within {self._config.cluster.drain_s:g} s (cluster.drain_s); stopping", "warning"
                 )

@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from ..broker.errors import DeadlineExceeded, ModelError
-from ..broker.weights import checksum, flush
+from ..broker.folder import checksum, flush
 
 STATE_FILE = "state.json"
 WRITE_TIMEOUT_S = 1800.0

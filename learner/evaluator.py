@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from ..broker.lane import Lane
-from ..broker.trajectory import Group, Prompt
+from ..broker.trajectory import Group, Prompt, TokenTrajectory
 
 logger = logging.getLogger(__name__)
 
@@ -48,10 +48,11 @@ class Evaluator:
             return True
         if not self._idle.is_set():
             return False
-        self._idle.clear()
         first = self._lane.depth().issued
         prompts = [Prompt(first + i, version, self._samples, row) for i, row in enumerate(self._rows)]
-        self._lane.issue(prompts, epoch=self._epoch)
+        if self._lane.issue(prompts, after=first, epoch=self._epoch) != first + len(prompts):
+            return False  # Redis came back older in between; the next round will do
+        self._idle.clear()
         self._thread = threading.Thread(target=self._collect, args=(first, step), name="evaluator", daemon=True)
         self._thread.start()
         return True
@@ -75,14 +76,13 @@ class Evaluator:
         finally:
             self._idle.set()
 
-    def _await_round(self, first: int) -> list[Group]:
+    def _await_round(self, first: int) -> list[Group[TokenTrajectory]]:
         """The round's groups, all but those dead-lettered; empty if closed before they were in."""
-        groups: dict[int, Group] = {}
-        after = "0"
-        while not self._closed:
-            deliveries, after = self._lane.take(after, count=len(self._rows), timeout_s=0.5)
+        groups: dict[int, Group[TokenTrajectory]] = {}
+        while not self._closed:  # always from the oldest: what was acknowledged may come back with an older Redis
+            deliveries, _ = self._lane.take("0", count=len(self._rows), timeout_s=0.5)
             groups |= {d.group.prompt_id: d.group for d in deliveries if d.group.prompt_id >= first}
-            self._lane.acknowledge([d.entry for d in deliveries], epoch=self._epoch)
+            self._lane.acknowledge([d.receipt for d in deliveries], epoch=self._epoch)
             if len(groups) == len(self._rows) or (not deliveries and self._is_empty()):
                 return list(groups.values())
         return []
@@ -93,7 +93,7 @@ class Evaluator:
         return depth.prompts == 0 and depth.groups == 0
 
 
-def _record(groups: list[Group], step: int) -> dict[str, Any]:
+def _record(groups: list[Group[TokenTrajectory]], step: int) -> dict[str, Any]:
     trajectories = [trajectory for group in groups for trajectory in group.trajectories]
     versions = np.concatenate([t.versions[t.action_mask] for t in trajectories])
     return {

@@ -1,9 +1,14 @@
 """Issues prompts, just so many that no answer can grow staler than allowed."""
 
-from ..broker.lane import Lane
+import logging
+from collections.abc import Iterable
+
+from ..broker.lane import Lane, Listing
 from ..broker.trajectory import Prompt
 from .dataset import Dataset
 from .source import GroupSource
+
+logger = logging.getLogger(__name__)
 
 
 class Feeder:
@@ -22,18 +27,52 @@ class Feeder:
         self._max_outstanding = max_outstanding
         self._group_size = group_size
         self._epoch = epoch
+        self._server = ""
+        self._lost: list[int] = []
 
     def top_up(self, *, version: int, needed: int) -> int:
         """Issue prompts for weights of `version` or newer, as far as the bound and the `needed` groups allow.
 
-        Returns how many. Raises Fenced.
+        Dead letters that are to be tried again go first, then what was lost, then new positions. Returns how many.
+        Raises Fenced.
         """
-        depth = self._lane.depth()
-        outstanding = depth.prompts + depth.groups - self._source.num_settled
-        room = min(self._max_outstanding, needed) - outstanding
-        prompts = [
-            Prompt(position, version, self._group_size, self._dataset.train_row(position))
-            for position in range(depth.issued, depth.issued + room)
-        ]
-        self._lane.issue(prompts, epoch=self._epoch)
-        return len(prompts)
+        listing = self._lane.listing()
+        if listing.server != self._server:
+            self._find_lost(listing)
+        room = min(self._max_outstanding, needed) - self._source.outstanding(listing)
+        if room <= 0:
+            return 0
+        resumed = self._lane.resume(min(room, listing.again), epoch=self._epoch)
+        lost = self._lost[: room - resumed]
+        self._lane.reissue(self._prompts(lost, version), epoch=self._epoch)
+        self._lost = self._lost[len(lost) :]
+        fresh = self._fresh(listing.issued, room - resumed - len(lost))
+        self._lane.issue(self._prompts(fresh, version), after=listing.issued, epoch=self._epoch)
+        return resumed + len(lost) + len(fresh)
+
+    def look_again(self) -> None:
+        """Look for what is lost at the next top-up, as for a new server."""
+        self._server = ""
+
+    def _find_lost(self, listing: Listing) -> None:
+        """Note the positions that were issued and are nowhere, to be issued again.
+
+        A Redis that came back older has forgotten them, or an earlier learner had learned from them whose checkpoints
+        did not survive. Asked of each new learner and each new server.
+        """
+        self._server = listing.server
+        self._lost = self._source.ledger.missing(listing.issued, self._lane.positions())
+        if self._lost:
+            logger.warning("%d prompts are lost, from %d on; they are issued again", len(self._lost), self._lost[0])
+
+    def _fresh(self, issued: int, count: int) -> list[int]:
+        """The next `count` positions. Those learned from already are passed over: Redis may have lost what it issued."""
+        positions: list[int] = []
+        for _ in range(count):
+            issued = self._source.ledger.next_free(issued)
+            positions.append(issued)
+            issued += 1
+        return positions
+
+    def _prompts(self, positions: Iterable[int], version: int) -> list[Prompt]:
+        return [Prompt(p, version, self._group_size, self._dataset.train_row(p)) for p in positions]

@@ -18,7 +18,8 @@ from ..broker.client import Client
 from ..broker.config import BrokerConfig
 from ..broker.errors import TrainingError
 from ..broker.lane import Delivery, Lane
-from ..broker.weights import WeightStore
+from ..broker.rollcall import Activity
+from ..broker.weights import open_store
 from .checkpoint import CheckpointStore, LearnerState, Snapshot, copied
 from .config import CheckpointConfig, DatasetConfig, EvaluationConfig, LearnerConfig, ModelConfig, StalenessConfig
 from .dataset import Dataset
@@ -59,13 +60,12 @@ class LearnerSettings:
 class Learner:
     """Leads a run from its newest checkpoint to its last step, or until the run is told to drain."""
 
-    def __init__(self, settings: LearnerSettings, client: Client) -> None:
+    def __init__(self, settings: LearnerSettings, client: Client, activity: Activity | None = None) -> None:
         self._settings = settings
+        self._activity = activity or Activity()
         self._bulletin = Bulletin(client, settings.run)
-        self._lane = Lane(client, settings.run, "train", settings.broker)
-        self._weights = WeightStore(
-            client, settings.run, settings.directory / "weights", kept=settings.broker.weights_kept
-        )
+        self._lane = Lane(client, settings.run, "train")
+        self._weights = open_store(client, settings.run, settings.broker, settings.directory / "weights")
         self._checkpoints = CheckpointStore(settings.directory / "checkpoints", keep=settings.checkpoint.keep)
         snapshot = self._checkpoints.load_latest()
         self._epoch = self._bulletin.lead(after=snapshot.state.epoch if snapshot else 0)
@@ -79,9 +79,7 @@ class Learner:
         )
         state = self._restore(snapshot)
         dataset = Dataset(settings.dataset)
-        ledger = Ledger(state.trained)
-        self._lane.skip_to(ledger.end, epoch=self._epoch)
-        self._source = GroupSource(self._lane, ledger, epoch=self._epoch)
+        self._source = GroupSource(self._lane, Ledger(state.trained), epoch=self._epoch)
         self._feeder = Feeder(
             self._lane,
             dataset,
@@ -91,7 +89,7 @@ class Learner:
             epoch=self._epoch,
         )
         self._evaluator = Evaluator(
-            Lane(client, settings.run, "eval", settings.broker),
+            Lane(client, settings.run, "eval"),
             dataset.eval_rows() if settings.evaluation.every_steps else [],
             samples=settings.evaluation.samples,
             epoch=self._epoch,
@@ -113,7 +111,7 @@ class Learner:
 
     def run(self) -> None:
         """Train until the last step or the order to drain; leaves a checkpoint and a final record behind."""
-        self._publish_start()
+        self._begin()
         self._event(f"learner: at step {self._step} of {self._settings.learner.steps}, waiting for groups")
         if self._step < self._settings.learner.steps:
             self._evaluate()
@@ -121,6 +119,11 @@ class Learner:
             if not self._one_step():
                 break
         self._finish()
+
+    def _begin(self) -> None:
+        """Publish what training starts from, and begin to fetch."""
+        self._publish_start()
+        self._source.start()
 
     def _one_step(self) -> bool:
         """Take a batch and learn from it; False if told to drain while waiting for it."""
@@ -140,6 +143,7 @@ class Learner:
         self._source.settle(deliveries)
         self._step += 1
         self._version += 1
+        self._activity.mark(self._version)
         trained = time.perf_counter()
         weights = copied(self._policy.weights())
         publish_s = self._publisher.publish(self._version, weights)
@@ -155,6 +159,7 @@ class Learner:
         if self._refused >= MAX_REFUSED:
             raise TrainingError(f"{error}; {self._refused} batches in a row were like that") from error
         self._source.reject(deliveries, str(error))
+        self._feeder.look_again()  # a group that Redis had forgotten leaves no dead letter
         self._event(f"learner: {len(deliveries)} groups are dead-lettered: {error}", level="error")
 
     def _after_step(self, weights: dict[str, Tensor]) -> None:
@@ -185,6 +190,7 @@ class Learner:
         began = False
         while not (self._evaluator.finish(EVALUATION_TICK_S) and began):
             began = began or self._evaluator.begin(step=self._step, version=self._version)
+            self._publisher.ensure()
             if self._draining() or time.monotonic() > deadline:
                 self._event("learner: the last evaluation did not end in time", level="warning")
                 return
@@ -223,6 +229,7 @@ class Learner:
 
     def _idle(self) -> bool:
         """Called while waiting for groups: replace what was lost on the way; True to stop waiting."""
+        self._publisher.ensure()
         self._top_up()
         return self._draining()
 
@@ -248,19 +255,17 @@ class Learner:
         self._bulletin.report(record | measured)
 
     def _final_record(self, finished: bool) -> dict[str, Any]:
-        depth = self._lane.depth()
-        trained = len(self._source.ledger)
-        outstanding = depth.prompts + depth.groups - self._source.num_settled
+        depth, ledger = self._lane.depth(), self._source.ledger
         return {
             "kind": "final",
             "time": time.time(),
             "finished": finished,
             "step": self._step,
             "version": self._version,
-            "groups_trained": trained,
-            "groups_lost": depth.issued - trained - outstanding - depth.dead,
+            "groups_trained": len(ledger),
+            "groups_lost": len(ledger.missing(depth.issued, self._lane.positions())),
             "dead_letters": depth.dead,
-            "outstanding": outstanding,
+            "outstanding": self._source.outstanding(self._lane.listing()),
         }
 
     def _event(self, text: str, level: str = "info") -> None:

@@ -2,6 +2,7 @@
 
 from bisect import bisect_right
 from collections.abc import Iterable, Sequence
+from collections.abc import Set as AbstractSet
 
 
 class Ledger:
@@ -18,13 +19,23 @@ class Ledger:
         index = bisect_right(self._starts, position) - 1
         return index >= 0 and position < self._ends[index]
 
-    @property
-    def end(self) -> int:
-        """The position above all that are in it."""
-        return self._ends[-1] if self._ends else 0
-
     def __len__(self) -> int:
         return sum(end - start for start, end in self.ranges())
+
+    def gaps(self, end: int) -> list[tuple[int, int]]:
+        """The half-open ranges below `end` that are not in it, in order."""
+        starts = [0, *self._ends]
+        ends = [*self._starts, end]
+        return [(start, min(stop, end)) for start, stop in zip(starts, ends, strict=True) if start < min(stop, end)]
+
+    def missing(self, end: int, held: AbstractSet[int]) -> list[int]:
+        """The positions below `end` that are neither in it nor `held` elsewhere, in order."""
+        return [position for gap in self.gaps(end) for position in range(*gap) if position not in held]
+
+    def next_free(self, position: int) -> int:
+        """The first position not in it, from `position` on."""
+        index = bisect_right(self._starts, position) - 1
+        return max(position, self._ends[index]) if index >= 0 else position
 
     def add(self, position: int) -> None:
         """Count a position; raises ValueError if it has been counted."""

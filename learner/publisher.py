@@ -1,6 +1,7 @@
 """Sends each version of the weights on its way while the next step is computed."""
 
 import json
+import logging
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -11,6 +12,8 @@ from torch import Tensor
 
 from ..broker.errors import DeadlineExceeded
 from ..broker.weights import Published, WeightStore
+
+logger = logging.getLogger(__name__)
 
 WRITE_TIMEOUT_S = 600.0
 
@@ -24,6 +27,7 @@ class Publisher:
         self._epoch = epoch
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="publisher")
         self._pending: Future[Published] | None = None
+        self._last: Published | None = None
 
     def publish(self, version: int, weights: dict[str, Tensor]) -> float:
         """Begin to publish tensors that nobody else changes; returns the seconds spent waiting for the version before.
@@ -42,10 +46,23 @@ class Publisher:
         """Until the version under way is announced; raises its error, or DeadlineExceeded."""
         if self._pending is not None:
             try:
-                self._pending.result(WRITE_TIMEOUT_S)
+                self._last = self._pending.result(WRITE_TIMEOUT_S)
             except TimeoutError as error:
                 raise DeadlineExceeded(f"weights were not written within {WRITE_TIMEOUT_S:g} s") from error
             self._pending = None
+
+    def ensure(self) -> None:
+        """See that the version published last is still announced, and begin to announce it again if it is not.
+
+        A Redis that was killed comes back a second older, and workers would wait for a version that it has forgotten.
+        Call it while waiting for them: it costs one look at Redis. Raises what went wrong with that version.
+        """
+        if self._pending is not None and not self._pending.done():
+            return
+        self.wait()
+        if self._last is not None and self._store.is_lost(self._last):
+            logger.warning("version %d is no longer announced; announcing it again", self._last.version)
+            self._pending = self._writer.submit(self._store.restore, self._last, epoch=self._epoch)
 
     def _write(self, folder: Path, weights: dict[str, Tensor]) -> None:
         if self._adapter_config is None:

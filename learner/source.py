@@ -7,34 +7,44 @@ import time
 from collections.abc import Callable
 
 from ..broker.errors import DeadlineExceeded
-from ..broker.lane import Delivery, Lane
+from ..broker.lane import Delivery, Lane, Listing, Receipt
 from .ledger import Ledger
 
 logger = logging.getLogger(__name__)
 
 FETCH_GROUPS = 64
 IDLE_EVERY_S = 0.25
+RECONCILE_EVERY_S = 1.0
 
 
 class GroupSource:
-    """Takes groups off a lane in a thread of its own.
+    """Takes groups off a lane, once `start` is called in a thread of its own.
 
     A group is *waiting* until taken, *trained* once `settle` has put it in the ledger, and acknowledged, which removes
     it from the broker, when a durable checkpoint covers it. What was trained but not acknowledged is delivered again
     to the next learner, whose ledger (from the checkpoint) does not know it.
+
+    Redis may come back a second older: groups return that were acknowledged, and others go that are here already. So
+    what is here is compared with what is there every RECONCILE_EVERY_S, and nothing is counted but what is there or
+    here and not in the ledger.
     """
 
     def __init__(self, lane: Lane, ledger: Ledger, *, epoch: int) -> None:
         self.ledger = ledger
         self._lane = lane
         self._epoch = epoch
+        self._after = "0"
+        self._reconciled_at = time.monotonic()
         self._ready: list[tuple[int, str, Delivery]] = []
-        self._entries: dict[int, list[str]] = {}  # of the positions that wait or are being trained
-        self._settled: list[str] = []
+        self._held: dict[int, list[Receipt]] = {}  # of the positions that wait or are being trained
+        self._settled: dict[str, Receipt] = {}
         self._changed = threading.Condition()
         self._error: Exception | None = None
         self._closed = False
         self._thread = threading.Thread(target=self._fetch_until_closed, name="group-source", daemon=True)
+
+    def start(self) -> None:
+        """Begin to fetch."""
         self._thread.start()
 
     @property
@@ -42,10 +52,11 @@ class GroupSource:
         """Groups that could be taken at once."""
         return len(self._ready)
 
-    @property
-    def num_settled(self) -> int:
-        """Groups that have been trained and are still in the broker."""
-        return len(self._settled)
+    def outstanding(self, listing: Listing) -> int:
+        """Prompts not completed and groups not trained: of what the broker lists, and what is only here."""
+        with self._changed:
+            groups = {receipt.position for receipt in listing.groups} | self._held.keys()
+            return listing.prompts + sum(position not in self.ledger for position in groups)
 
     def take(self, count: int, *, timeout_s: float, idle: Callable[[], bool]) -> list[Delivery]:
         """The `count` oldest groups, waited for. `idle` is called while waiting; none are taken once it says True.
@@ -74,38 +85,60 @@ class GroupSource:
         """Count groups as trained."""
         with self._changed:
             for delivery in deliveries:
-                self.ledger.add(delivery.group.prompt_id)
-                self._settled += self._entries.pop(delivery.group.prompt_id)
+                position = delivery.group.prompt_id
+                self.ledger.add(position)
+                self._settled |= {receipt.entry: receipt for receipt in self._held.pop(position)}
 
     def reject(self, deliveries: list[Delivery], cause: str) -> None:
-        """Dead-letter groups that must not be learned from; others will be issued in their place."""
+        """Dead-letter groups that must not be learned from; others will be issued in their place. Raises Fenced."""
         for delivery in deliveries:
-            self._lane.reject(delivery, cause)
+            self._lane.reject(delivery, cause, epoch=self._epoch)
             with self._changed:
-                self._settled += self._entries.pop(delivery.group.prompt_id, [delivery.entry])[1:]
+                others = self._held.pop(delivery.group.prompt_id)[1:]
+                self._settled |= {receipt.entry: receipt for receipt in others}
 
-    def acknowledge(self, entries: list[str]) -> None:
+    def acknowledge(self, receipts: list[Receipt]) -> None:
         """Remove groups from the broker, once a checkpoint that covers them is durable. Raises Fenced."""
-        with self._changed:  # first here, then there: the feeder in between sees too many groups, never too few
-            gone = set(entries)
-            self._settled = [entry for entry in self._settled if entry not in gone]
-        self._lane.acknowledge(entries, epoch=self._epoch)
-
-    def settled(self) -> list[str]:
-        """The entries to acknowledge once what has been trained up to now is durable."""
+        self._lane.acknowledge(receipts, epoch=self._epoch)
         with self._changed:
-            return list(self._settled)
+            for receipt in receipts:
+                self._settled.pop(receipt.entry, None)
+
+    def settled(self) -> list[Receipt]:
+        """What to acknowledge once all that has been trained up to now is durable."""
+        with self._changed:
+            return list(self._settled.values())
 
     def close(self) -> None:
         self._closed = True
-        self._thread.join(timeout=5.0)
+        if self._thread.is_alive():
+            self._thread.join(timeout=5.0)
+
+    def poll(self, timeout_s: float) -> None:
+        """Fetch what has come, waited for at most `timeout_s`; at times, compare what is here with what is there."""
+        deliveries, self._after = self._lane.take(self._after, count=FETCH_GROUPS, timeout_s=timeout_s)
+        self._admit(deliveries)
+        if time.monotonic() - self._reconciled_at >= RECONCILE_EVERY_S:
+            self._reconciled_at = time.monotonic()
+            self._reconcile()
+
+    def _reconcile(self) -> None:
+        """Fetch what is there and unknown here, and forget what was settled and is there no more."""
+        with self._changed:
+            settled = set(self._settled)
+            known = settled.union(receipt.entry for held in self._held.values() for receipt in held)
+        listed = {receipt.entry: receipt for receipt in self._lane.listing().groups}
+        with self._changed:
+            for entry in settled - listed.keys():
+                self._settled.pop(entry, None)
+        unknown = [receipt for entry, receipt in listed.items() if entry not in known]
+        if unknown:
+            self._admit(self._lane.fetch(unknown))
 
     def _fetch_until_closed(self) -> None:
-        after = "0"
         try:
             while not self._closed:
-                deliveries, after = self._lane.take(after, count=FETCH_GROUPS, timeout_s=1.0)
-                self._admit(deliveries)
+                self.poll(timeout_s=1.0)
         except Exception as error:
             with self._changed:
                 self._error = error
@@ -115,13 +148,13 @@ class GroupSource:
         """File new groups as waiting. A duplicate is only remembered, to be acknowledged with the one it repeats."""
         with self._changed:
             for delivery in deliveries:
-                position = delivery.group.prompt_id
+                position, receipt = delivery.group.prompt_id, delivery.receipt
                 if position in self.ledger:
                     logger.info("prompt %d was learned from before; its group is dropped", position)
-                    self._settled.append(delivery.entry)
-                elif position in self._entries:
-                    self._entries[position].append(delivery.entry)
+                    self._settled[receipt.entry] = receipt
+                elif position in self._held:
+                    self._held[position].append(receipt)
                 else:
-                    self._entries[position] = [delivery.entry]
-                    heapq.heappush(self._ready, (position, delivery.entry, delivery))
+                    self._held[position] = [receipt]
+                    heapq.heappush(self._ready, (position, receipt.entry, delivery))
             self._changed.notify_all()

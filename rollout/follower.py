@@ -3,11 +3,13 @@
 import asyncio
 import logging
 
-from ..broker.errors import BrokerError, DeadlineExceeded
-from ..broker.weights import Published, WeightStore, verify
+from ..broker.errors import BrokerError, BrokerUnavailable, DeadlineExceeded
+from ..broker.weights import Published, WeightStore
 from .engine import Engine
 
 logger = logging.getLogger(__name__)
+
+LOOK_S = 1.0
 
 
 class WeightFollower:
@@ -20,15 +22,14 @@ class WeightFollower:
         self._loading = asyncio.Lock()
         self._changed = asyncio.Condition()
         self._pauses_s: list[float] = []
+        self._passed_over: Published | None = None
         self.version = -1
         self.updates = 0
 
     async def follow(self) -> None:
         """Load each new version as it appears, for ever. A version that is damaged or gone is passed over."""
         while True:
-            newest = await asyncio.to_thread(self._store.wait, self.version, timeout_s=1.0)
-            if newest is not None:
-                await self._load(newest)
+            await self._load_next(self.version)
 
     def forget(self) -> None:
         """The engine has lost its weights: whoever waits for a version waits until they are loaded again."""
@@ -41,9 +42,7 @@ class WeightFollower:
         while self.version < 0:
             if asyncio.get_running_loop().time() > deadline:
                 raise DeadlineExceeded(f"the learner published no weights within {self._timeout_s:g} s")
-            newest = await asyncio.to_thread(self._store.wait, -1, timeout_s=1.0)
-            if newest is not None:
-                await self._load(newest)
+            await self._load_next(-1)
 
     async def at_least(self, version: int) -> None:
         """Wait until the engine runs on `version` or newer; raises DeadlineExceeded."""
@@ -63,17 +62,32 @@ class WeightFollower:
         pauses, self._pauses_s = self._pauses_s, []
         return pauses
 
+    async def _load_next(self, after: int) -> None:
+        """Load the newest version above `after`, waited for at most LOOK_S.
+
+        One that was passed over before is tried again only when no newer one has come for so long.
+        """
+        newest = await asyncio.to_thread(self._store.wait, after, timeout_s=LOOK_S)
+        if newest is not None and newest == self._passed_over:
+            newest = await asyncio.to_thread(self._store.wait, newest.version, timeout_s=LOOK_S) or newest
+        if newest is not None:
+            await self._load(newest)
+
     async def _load(self, published: Published) -> None:
-        try:
-            await asyncio.to_thread(verify, published)
-        except BrokerError as error:
-            logger.warning("passing over weights: %s", error)
-            await asyncio.sleep(0.1)
-            return
+        """Fetch and load, nothing else being fetched meanwhile: of what was fetched, only the last is sure to stay."""
         async with self._loading:
             if published.version <= self.version:
                 return
-            self._pauses_s.append(await self._engine.update_weights(published.version, published.path))
+            try:
+                path = await asyncio.to_thread(self._store.fetch, published)
+            except BrokerUnavailable:
+                raise
+            except BrokerError as error:
+                if published != self._passed_over:
+                    logger.warning("passing over version %d: %s", published.version, error)
+                self._passed_over = published
+                return
+            self._pauses_s.append(await self._engine.update_weights(published.version, path))
             self.updates += 1
             async with self._changed:
                 self.version = published.version

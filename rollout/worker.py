@@ -12,13 +12,14 @@ import time
 import traceback
 import uuid
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from ..broker.bulletin import DRAIN, Bulletin
 from ..broker.config import BrokerConfig
 from ..broker.errors import EngineDied
-from ..broker.lane import Lane, Lease
+from ..broker.rollcall import Activity
+from ..broker.tickets import Lease, Tickets
 from ..broker.trajectory import Group
 from .config import RolloutConfig
 from .engine import Engine
@@ -35,9 +36,9 @@ MAX_EVENT = 500
 
 @dataclass(frozen=True)
 class Served:
-    """A lane and the sequences that each of its prompts asks for."""
+    """A lane's tickets and the sequences that each of its prompts asks for."""
 
-    lane: Lane
+    tickets: Tickets
     group_size: int
 
 
@@ -50,6 +51,7 @@ class Parts:
     follower: WeightFollower
     lanes: tuple[Served, ...]
     bulletin: Bulletin
+    activity: Activity = field(default_factory=Activity)
 
 
 class RolloutWorker:
@@ -60,7 +62,7 @@ class RolloutWorker:
         self._parts = parts
         self._max_sequences = rollout.max_concurrent
         self._renew_every_s = min(TICK_S, broker.lease_s / 4)
-        self._held: dict[asyncio.Task[None], tuple[Lane, Lease]] = {}
+        self._held: dict[asyncio.Task[None], tuple[Tickets, Lease]] = {}
         self._settling: set[str] = set()  # entries whose lease ends because this worker ends it
         self._reviving = asyncio.Lock()
         self._lives = 0
@@ -90,26 +92,28 @@ class RolloutWorker:
             room = self._max_sequences - sum(lease.prompt.group_size for _, lease in self._held.values())
             idle = room <= 0 or self._reviving.locked()  # starting an engine stops the loop for longer than a lease
             leased = [] if idle else await asyncio.to_thread(self._lease, room)
-            for lane, lease in leased:
+            for tickets, lease in leased:
                 if any(lease.entry == held.entry for _, held in self._held.values()):
                     continue  # its own, reclaimed because this process stood still for longer than a lease
-                task = tasks.create_task(self._serve(lane, lease))
-                self._held[task] = (lane, lease)
+                task = tasks.create_task(self._serve(tickets, lease))
+                self._held[task] = (tickets, lease)
                 task.add_done_callback(lambda done: self._held.pop(done, None))
             if not leased and self._held:
                 await asyncio.wait(self._held, return_when=asyncio.FIRST_COMPLETED, timeout=LEASE_WAIT_S)
             elif idle:
                 await asyncio.sleep(LEASE_WAIT_S)
 
-    def _lease(self, room: int) -> list[tuple[Lane, Lease]]:
+    def _lease(self, room: int) -> list[tuple[Tickets, Lease]]:
         *urgent, patient = self._parts.lanes
         for served in urgent:
-            if leases := served.lane.lease(self._name, count=-(-room // served.group_size), timeout_s=0):
-                return [(served.lane, lease) for lease in leases]
+            if leases := served.tickets.lease(self._name, count=-(-room // served.group_size), timeout_s=0):
+                return [(served.tickets, lease) for lease in leases]
         count = -(-room // patient.group_size)
-        return [(patient.lane, lease) for lease in patient.lane.lease(self._name, count=count, timeout_s=LEASE_WAIT_S)]
+        return [
+            (patient.tickets, lease) for lease in patient.tickets.lease(self._name, count=count, timeout_s=LEASE_WAIT_S)
+        ]
 
-    async def _serve(self, lane: Lane, lease: Lease) -> None:
+    async def _serve(self, tickets: Tickets, lease: Lease) -> None:
         life = self._lives
         try:
             await self._parts.follower.at_least(lease.prompt.min_version)
@@ -118,8 +122,9 @@ class RolloutWorker:
                 trajectories = await self._parts.workflow.run(lease.prompt, self._parts.engine)
             group = Group(lease.prompt.id, tuple(trajectories), self._name, started_at, time.time())
             self._settling.add(lease.entry)
-            if await asyncio.to_thread(lane.complete, lease, group):
+            if await asyncio.to_thread(tickets.complete, lease, group):
                 self._meter.count(group)
+                self._parts.activity.mark(self._parts.follower.version)
             else:
                 logger.info("prompt %d was already completed by another worker", lease.prompt.id)
         except Exception as error:
@@ -127,7 +132,7 @@ class RolloutWorker:
             if died and life == self._lives:
                 self._parts.follower.forget()  # so that no other prompt is tried on it meanwhile
             self._settling.add(lease.entry)
-            again, text = await self._fail(lane, lease, error)
+            again, text = await self._fail(tickets, lease, error)
             if died:
                 await self._revive(life)
             if not (died and again):
@@ -135,11 +140,11 @@ class RolloutWorker:
         finally:
             self._settling.discard(lease.entry)
 
-    async def _fail(self, lane: Lane, lease: Lease, error: Exception) -> tuple[bool, str]:
+    async def _fail(self, tickets: Tickets, lease: Lease, error: Exception) -> tuple[bool, str]:
         """Hand back or bury a prompt; returns whether it will be tried again, and what a person should know."""
         self._meter.retries += 1
         cause = "".join(traceback.format_exception(error))
-        again = await asyncio.to_thread(lane.fail, self._name, lease, cause)
+        again = await asyncio.to_thread(tickets.fail, self._name, lease, cause)
         fate = "it will be tried again" if again else "it is now a dead letter"
         logger.warning("prompt %d failed at attempt %d, %s: %s", lease.prompt.id, lease.attempt, fate, error)
         return again, f"{self._name}: prompt {lease.prompt.id} failed at attempt {lease.attempt}, {fate}: {error}"
@@ -169,10 +174,10 @@ class RolloutWorker:
         """Renew what is held, drop what was lost, and listen for the order to drain."""
         while True:
             await asyncio.sleep(self._renew_every_s)
-            for lane in [served.lane for served in self._parts.lanes]:
-                held = {lease.entry: task for task, (of, lease) in self._held.items() if of is lane}
-                leases = [lease for of, lease in self._held.values() if of is lane]
-                for entry in await asyncio.to_thread(lane.renew, self._name, leases):
+            for tickets in [served.tickets for served in self._parts.lanes]:
+                held = {lease.entry: task for task, (of, lease) in self._held.items() if of is tickets}
+                leases = [lease for of, lease in self._held.values() if of is tickets]
+                for entry in await asyncio.to_thread(tickets.renew, self._name, leases):
                     if not held[entry].done() and entry not in self._settling:
                         logger.warning("lost the lease of entry %s; its answers are dropped", entry)
                         held[entry].cancel()
@@ -189,9 +194,9 @@ class RolloutWorker:
     async def _post(self, record: dict[str, Any]) -> None:
         await asyncio.to_thread(self._parts.bulletin.report, record)
 
-    async def _hand_back(self, unfinished: Iterable[tuple[Lane, Lease]]) -> None:
-        for lane, lease in unfinished:
-            await asyncio.to_thread(lane.release, self._name, lease)
+    async def _hand_back(self, unfinished: Iterable[tuple[Tickets, Lease]]) -> None:
+        for tickets, lease in unfinished:
+            await asyncio.to_thread(tickets.release, self._name, lease)
         await self._post(self._meter.record(self._parts.follower, in_flight=0))
 
 
@@ -235,7 +240,7 @@ class Meter:
             if self._serving == 0:
                 self._busy_s += time.monotonic() - self._busy_since
 
-    def count(self, group: Group) -> None:
+    def count(self, group: Group[Any]) -> None:
         self._tokens += sum(trajectory.num_actions for trajectory in group.trajectories)
         self._groups += 1
 

@@ -1,5 +1,6 @@
 import json
 import logging
+import time
 
 import pytest
 
@@ -42,16 +43,34 @@ def test_a_record_that_is_none_is_left_out_and_told(client: Client, run: str, ca
 def test_the_order_stands_until_another(client: Client, run: str) -> None:
     bulletin = Bulletin(client, run)
     assert bulletin.ordered() == RUN
-    bulletin.order(DRAIN)
-    assert Bulletin(client, run).ordered() == DRAIN
+    for word in (DRAIN, DRAIN, RUN, DRAIN):
+        bulletin.keep_order(word)
+        assert Bulletin(client, run).ordered() == word
     assert Bulletin(client, run + "-other").ordered() == RUN
 
 
 def test_every_learner_has_an_epoch_of_its_own(client: Client, run: str) -> None:
-    assert [Bulletin(client, run).lead() for _ in range(3)] == [1, 2, 3]
+    before = round(1000 * time.time())
+    epochs = [Bulletin(client, run).lead() for _ in range(50)]
+    assert sorted(set(epochs)) == epochs
+    assert before - 1000 < epochs[0] and epochs[-1] < round(1000 * time.time()) + 1000
+    assert client.get(Keys(run).epoch) == str(epochs[-1]).encode()
 
 
 def test_an_epoch_is_above_the_one_that_is_known_of(client: Client, run: str) -> None:
     bulletin = Bulletin(client, run)
-    assert [bulletin.lead(after=7), bulletin.lead(after=7), bulletin.lead(after=2), bulletin.lead()] == [8, 9, 10, 11]
-    assert bulletin.lead(after=11) == 12
+    ahead = round(1000 * time.time()) + 10**6
+    assert [bulletin.lead(after=ahead), bulletin.lead(after=ahead), bulletin.lead(after=2)] == [
+        ahead + 1,
+        ahead + 2,
+        ahead + 3,
+    ]
+    assert [bulletin.lead(), bulletin.lead(after=ahead + 7)] == [ahead + 4, ahead + 8]
+
+
+def test_an_epoch_that_redis_forgot_is_not_given_twice(client: Client, run: str) -> None:
+    bulletin = Bulletin(client, run)
+    first = bulletin.lead()
+    client.delete(Keys(run).epoch)
+    time.sleep(0.002)
+    assert bulletin.lead() > first

@@ -15,10 +15,13 @@ import pytest
 from areal.broker.bulletin import Bulletin
 from areal.broker.client import connect, redacted
 from areal.broker.config import BrokerConfig
+from areal.broker.dead import DeadLetters
 from areal.broker.errors import BrokerUnavailable
 from areal.broker.lane import Lane
 from areal.broker.server import EmbeddedRedis
-from areal.broker.trajectory import Prompt
+from areal.broker.tickets import Tickets
+
+from .samples import group, lease, prompts
 
 
 @pytest.fixture
@@ -83,13 +86,19 @@ def test_a_url_is_shown_without_its_password() -> None:
 
 def test_every_call_has_the_deadline(server: EmbeddedRedis) -> None:
     client = connect(server.url, timeout_s=0.5)
-    lane = Lane(client, "run", "train", BrokerConfig())
+    lane, tickets = Lane(client, "run", "train"), Tickets(client, "run", "train", BrokerConfig())
+    lane.issue(prompts(0, 1), after=0, epoch=1)
+    (held,) = lease(tickets, "a", 1)
     kill(server)
     for call in (
         lane.depth,
-        lambda: lane.lease("a", count=1, timeout_s=0),
-        lambda: lane.issue([Prompt(0, 0, 1, {})], epoch=1),
+        lane.listing,
+        lane.positions,
+        lambda: tickets.lease("a", count=1, timeout_s=0),
+        lambda: tickets.complete(held, group(0)),
+        lambda: lane.issue(prompts(1, 1), after=1, epoch=1),
         lambda: lane.take("0", count=1, timeout_s=0.1),
+        lambda: DeadLetters(client, "run", "train").list(),
     ):
         began = time.monotonic()
         with pytest.raises(BrokerUnavailable, match="did not answer"):
@@ -100,10 +109,12 @@ def test_every_call_has_the_deadline(server: EmbeddedRedis) -> None:
 
 def test_data_survive_a_kill_and_the_client_reconnects(server: EmbeddedRedis) -> None:
     client = connect(server.url, timeout_s=10.0)
-    lane, bulletin = Lane(client, "run", "train", BrokerConfig()), Bulletin(client, "run")
+    lane, bulletin = Lane(client, "run", "train"), Bulletin(client, "run")
+    tickets = Tickets(client, "run", "train", BrokerConfig())
     epoch = bulletin.lead()
-    lane.issue([Prompt(i, 0, 1, {"prompt": str(i)}) for i in range(3)], epoch=epoch)
-    lane.lease("a", count=1, timeout_s=1)
+    lane.issue(prompts(0, 3), after=0, epoch=epoch)
+    tickets.lease("a", count=1, timeout_s=1)
+    before = lane.listing().server
     time.sleep(1.1)
     kill(server)
     depths: list[int] = []
@@ -114,8 +125,9 @@ def test_data_survive_a_kill_and_the_client_reconnects(server: EmbeddedRedis) ->
     caller.join(timeout=10)
     assert depths == [3]
     assert url == server.url
-    assert [lease.prompt.id for lease in lane.lease("b", count=3, timeout_s=1)] == [1, 2]
-    assert bulletin.lead() == epoch + 1
+    assert lane.listing().server != before
+    assert [each.prompt.id for each in tickets.lease("b", count=3, timeout_s=1)] == [1, 2]
+    assert bulletin.lead() > epoch
     client.close()
 
 

@@ -99,15 +99,15 @@ def _finish(fleet: Fleet, began: float, say: Say) -> None:
     fleet.until(f"{CALM_STEPS} steps in peace", lambda: fleet.step >= calm + CALM_STEPS, SETTLE_S)
     with connect(fleet.redis.url, timeout_s=5.0) as client:
         bulletin = Bulletin(client, settings.RUN)
-        bulletin.order(DRAIN)
+        bulletin.keep_order(DRAIN)
         fleet.until("all roles to drain", lambda: all(member.done for member in fleet.members.values()), DRAINED_S)
         remains = _remains(fleet)
         left = len({*remains.prompts, *remains.groups})
         say(f"{_clock(began)}  drained at step {fleet.step}, {left} outstanding; now they are trained on")
-        bulletin.order(RUN)
+        bulletin.keep_order(RUN)
         fleet.release(fleet.step + max(1, -(-left // settings.GROUPS_PER_STEP)))
         fleet.until("the last step", lambda: fleet.members["learner"].done, FINISHED_S)
-        bulletin.order(DRAIN)
+        bulletin.keep_order(DRAIN)
         fleet.until("the workers to end", lambda: all(member.done for member in fleet.members.values()), DRAINED_S)
 
 

@@ -16,7 +16,8 @@ from pathlib import Path
 from areal.broker.bulletin import Bulletin
 from areal.broker.client import connect
 from areal.broker.errors import Fenced
-from areal.broker.weights import WeightStore
+from areal.broker.tickets import Tickets
+from areal.broker.weights import open_store
 
 from .journal import Began, Ended, Journal, Loaded
 from .seams import LearnerWitness, watch_redis, watch_worker
@@ -123,24 +124,23 @@ def learn(spec: Spec, journal: Journal) -> None:
 
 async def work(spec: Spec, journal: Journal) -> None:
     """Be a rollout worker."""
-    from areal.broker.lane import Lane
     from areal.rollout.config import RolloutConfig
     from areal.rollout.follower import WeightFollower
     from areal.rollout.worker import Parts, RolloutWorker, Served
 
     from .engine import LightEngine, RandomReward
 
-    watch_worker(journal, Lane)
+    watch_worker(journal)
     client = connect(spec.url, timeout_s=BROKER.timeout_s)
     engine = LightEngine(spec.seed)
-    store = WeightStore(client, RUN, Path(spec.directory) / "weights")
+    store = open_store(client, RUN, BROKER, Path(spec.directory) / "weights")
     parts = Parts(
         engine=engine,
         workflow=RandomReward(journal, spec.seed),
         follower=WeightFollower(store, engine, timeout_s=WEIGHTS_TIMEOUT_S),
         lanes=(
-            Served(Lane(client, RUN, "eval", BROKER), 1),
-            Served(Lane(client, RUN, "train", BROKER), GROUP_SIZE),
+            Served(Tickets(client, RUN, "eval", BROKER), 1),
+            Served(Tickets(client, RUN, "train", BROKER), GROUP_SIZE),
         ),
         bulletin=Bulletin(client, RUN),
     )

@@ -5,12 +5,13 @@ All that this test knows of areal's methods stands here; the roles that call the
 
 import functools
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from areal.broker.bulletin import Bulletin
 from areal.broker.client import Client
-from areal.broker.lane import Lane
+from areal.broker.lane import Delivery, Lane, Receipt
+from areal.broker.tickets import Tickets
 from areal.broker.trajectory import Prompt
 
 from .journal import (
@@ -65,16 +66,16 @@ def watch_redis(journal: Journal) -> None:
     after(Client, "execute_command", note)
 
 
-def watch_worker(journal: Journal, tickets: type) -> None:
-    """Note what a worker leases, completes and fails; `tickets` is its side of a lane."""
+def watch_worker(journal: Journal) -> None:
+    """Note what a worker leases, completes and fails."""
 
     def leased(leases: Iterable[Any], *_: Any, **__: Any) -> None:
         for lease in leases:
             journal.write(Leased(lease.prompt.id, lease.attempt))
 
-    after(tickets, "lease", leased)
-    after(tickets, "complete", lambda done, lease, *_, **__: journal.write(Completed(lease.prompt.id, bool(done))))
-    after(tickets, "fail", lambda again, _, lease, *__, **___: journal.write(Failed(lease.prompt.id, bool(again))))
+    after(Tickets, "lease", leased)
+    after(Tickets, "complete", lambda done, lease, *_, **__: journal.write(Completed(lease.prompt.id, bool(done))))
+    after(Tickets, "fail", lambda again, _, lease, *__, **___: journal.write(Failed(lease.prompt.id, bool(again))))
 
 
 class LearnerWitness:
@@ -92,12 +93,8 @@ class LearnerWitness:
         after(CheckpointStore, "load_latest", self._resumed)
         after(Bulletin, "lead", self._led)
         after(Lane, "issue", self._issued)
-        if hasattr(Lane, "reissue"):
-            after(Lane, "reissue", self._reissued)
-        if hasattr(Lane, "fetch"):
-            after(Lane, "fetch", lambda deliveries, *_: self._delivered(deliveries))
-        else:
-            after(Lane, "take", lambda found, *_, **__: self._delivered(found[0]))
+        after(Lane, "reissue", self._reissued)
+        after(Lane, "fetch", lambda deliveries, *_: self._delivered(deliveries))
         wrap(Lane, "acknowledge", self._acknowledging)
         after(Trainer, "step", self._trained)
         wrap(CheckpointStore, "save", self._saving)
@@ -110,27 +107,27 @@ class LearnerWitness:
         self._epoch = epoch
         self._journal.write(Led(epoch, self._from_epoch, self._from_step))
 
-    def _issued(self, issued: int, *args: Any, **kwargs: Any) -> None:
+    def _issued(self, issued: int, prompts: Sequence[Prompt], **_: Any) -> None:
         """Positions below the number that came back are issued; those above were not, this time."""
-        self._note_issued(position for position in _positions([*args, *kwargs.values()]) if position < issued)
+        self._note_issued([prompt.id for prompt in prompts if prompt.id < issued])
 
-    def _reissued(self, _: int, *args: Any, **kwargs: Any) -> None:
-        self._note_issued(_positions([*args, *kwargs.values()]))
+    def _reissued(self, _: int, prompts: Sequence[Prompt], **__: Any) -> None:
+        self._note_issued([prompt.id for prompt in prompts])
 
-    def _note_issued(self, positions: Iterable[int]) -> None:
-        if noted := list(positions):
-            self._journal.write(Issued(self._epoch, noted))
+    def _note_issued(self, positions: list[int]) -> None:
+        if positions:
+            self._journal.write(Issued(self._epoch, positions))
 
-    def _delivered(self, deliveries: Iterable[Any]) -> None:
-        found = [(_entry(delivery), delivery.group.prompt_id) for delivery in deliveries]
-        if found:
-            self._journal.write(Delivered([entry for entry, _ in found], [position for _, position in found]))
+    def _delivered(self, deliveries: Sequence[Delivery]) -> None:
+        if deliveries:
+            entries = [delivery.receipt.entry for delivery in deliveries]
+            self._journal.write(Delivered(entries, [delivery.group.prompt_id for delivery in deliveries]))
 
     def _acknowledging(self, acknowledge: Method) -> Method:
-        def noting(lane: Any, items: Any, **kwargs: Any) -> Any:
-            if items:
-                self._journal.write(Acknowledged(self._epoch, [_entry(item) for item in items]))
-            return acknowledge(lane, items, **kwargs)
+        def noting(lane: Lane, receipts: Sequence[Receipt], **kwargs: Any) -> Any:
+            if receipts:
+                self._journal.write(Acknowledged(self._epoch, [receipt.entry for receipt in receipts]))
+            return acknowledge(lane, receipts, **kwargs)
 
         return noting
 
@@ -152,14 +149,3 @@ class LearnerWitness:
             return save(store, snapshot, durable)
 
         return noting
-
-
-def _positions(arguments: Iterable[Any]) -> list[int]:
-    """The positions of the prompts among a call's arguments, wherever they stand."""
-    lists = [argument for argument in arguments if isinstance(argument, list | tuple)]
-    return [item.id for found in lists for item in found if isinstance(item, Prompt)]
-
-
-def _entry(item: Any) -> str:
-    """The entry of a delivery, of its receipt, or the entry itself."""
-    return item if isinstance(item, str) else str(getattr(item, "receipt", item).entry)

@@ -1,5 +1,6 @@
 import threading
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -7,8 +8,11 @@ import pytest
 
 from areal.broker.bulletin import Bulletin
 from areal.broker.client import Client
+from areal.broker.codec import encode_group
 from areal.broker.config import BrokerConfig
+from areal.broker.keys import LaneKeys
 from areal.broker.lane import Lane
+from areal.broker.tickets import Tickets
 from areal.broker.trajectory import NOT_AN_ACTION, Group, Prompt, TokenTrajectory
 from areal.learner.evaluator import Evaluator
 
@@ -31,7 +35,9 @@ def answer(prompt: Prompt, version: int = 3) -> Group:
 
 class Stage:
     def __init__(self, client: Client, run: str) -> None:
-        self.lane = Lane(client, run, "eval", BrokerConfig(max_attempts=1, lease_s=60))
+        self.client, self.keys = client, LaneKeys(run, "eval")
+        self.lane = Lane(client, run, "eval")
+        self.tickets = Tickets(client, run, "eval", BrokerConfig(max_attempts=1, lease_s=60))
         self.bulletin = Bulletin(client, run)
         self.reports: list[dict[str, Any]] = []
         self.evaluator = self.new()
@@ -41,12 +47,12 @@ class Stage:
         return Evaluator(self.lane, rows, samples=2, epoch=self.epoch, report=self.reports.append)
 
     def serve(self, count: int, *, failing: Callable[[Prompt], bool] = lambda _: False) -> None:
-        for lease in self.lane.lease("w", count=count, timeout_s=1):
+        for lease in self.tickets.lease("w", count=count, timeout_s=1):
             if failing(lease.prompt):
-                self.lane.fail("w", lease, "failed")
+                self.tickets.fail("w", lease, "failed")
             else:
                 assert lease.prompt.min_version == 3
-                self.lane.complete(lease, answer(lease.prompt))
+                self.tickets.complete(lease, answer(lease.prompt))
 
 
 @pytest.fixture
@@ -115,7 +121,7 @@ def test_an_answer_that_comes_with_the_last_look_is_counted(client: Client, run:
                 stage.serve(4)
             return super().depth()
 
-    stage.lane = Late(client, run, "eval", BrokerConfig(lease_s=60))
+    stage.lane = Late(client, run, "eval")
     stage.evaluator = stage.new()
     stage.evaluator.begin(step=10, version=3)
     assert stage.evaluator.finish(5)
@@ -123,7 +129,48 @@ def test_an_answer_that_comes_with_the_last_look_is_counted(client: Client, run:
     stage.evaluator.close()
 
 
+def test_a_round_that_could_not_be_issued_is_left_out(client: Client, run: str) -> None:
+    """Redis came back older between the look at how much is issued, and the issuing."""
+    stage = Stage(client, run)
+
+    class Older(Lane):
+        def issue(self, prompts: Sequence[Prompt], *, after: int, epoch: int) -> int:
+            if after:
+                client.set(LaneKeys(run, "eval").issued, 0)
+            return super().issue(prompts, after=after, epoch=epoch)
+
+    stage.lane = Older(client, run, "eval")
+    stage.evaluator = stage.new()
+    assert stage.evaluator.begin(step=10, version=3)
+    stage.serve(4)
+    assert stage.evaluator.finish(5)
+    assert not stage.evaluator.begin(step=20, version=3)
+    assert stage.evaluator.finish(0), "no round is under way"
+    assert stage.evaluator.begin(step=30, version=3)
+    stage.serve(4)
+    assert stage.evaluator.finish(5)
+    assert [(report["step"], report["samples"]) for report in stage.reports] == [(10, 8), (30, 8)]
+    stage.evaluator.close()
+
+
 def test_without_rows_a_round_is_done_at_once(stage: Stage) -> None:
     evaluator = stage.new([])
     assert evaluator.begin(step=0, version=0) and evaluator.finish(0)
     assert stage.lane.depth().issued == 0 and stage.reports == []
+
+
+def test_a_group_that_comes_back_from_an_older_redis_does_not_keep_a_round_open(stage: Stage) -> None:
+    """What was acknowledged returns while the round waits, and one of its rows is dead-lettered."""
+    assert stage.evaluator.begin(step=1, version=3)
+    keys = stage.keys
+    stage.serve(3)
+    deadline = time.monotonic() + 5
+    while stage.lane.depth().groups:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    body = encode_group(answer(Prompt(0, 3, 2, ROWS[0])))
+    stage.client.set(keys.body("back"), body)
+    stage.client.xadd(keys.groups, {"id": 0, "claim": "back", "size": len(body)})
+    stage.serve(1, failing=lambda _: True)
+    assert stage.evaluator.finish(5)
+    assert stage.lane.depth().groups == 0

@@ -20,6 +20,30 @@ def test_it_is_a_set_kept_as_ranges(positions: list[int]) -> None:
     assert Ledger(ranges).ranges() == ranges
 
 
+@given(st.sets(st.integers(0, 40)), st.sets(st.integers(0, 45)), st.integers(0, 45))
+def test_what_is_not_in_it_is_as_of_a_set(positions: set[int], held: set[int], end: int) -> None:
+    ledger = Ledger()
+    for position in positions:
+        ledger.add(position)
+    outside = [position for position in range(end) if position not in positions]
+    gaps = ledger.gaps(end)
+    assert [position for gap in gaps for position in range(*gap)] == outside
+    assert all(start < stop for start, stop in gaps)
+    assert all(stop < start for (_, stop), (start, _) in pairwise(gaps))
+    assert ledger.missing(end, held) == [position for position in outside if position not in held]
+    assert ledger.next_free(end) == next(position for position in range(end, 100) if position not in positions)
+
+
+def test_what_is_not_in_it() -> None:
+    ledger = Ledger([(0, 2), (5, 6), (8, 10)])
+    assert ledger.gaps(12) == [(2, 5), (6, 8), (10, 12)]
+    assert ledger.gaps(7) == [(2, 5), (6, 7)]
+    assert ledger.gaps(2) == ledger.gaps(0) == []
+    assert Ledger().gaps(3) == [(0, 3)]
+    assert ledger.missing(12, {3, 5, 11, 40}) == [2, 4, 6, 7, 10]
+    assert [ledger.next_free(position) for position in (0, 1, 2, 5, 9, 50)] == [2, 2, 2, 6, 10, 50]
+
+
 def test_a_position_counts_once() -> None:
     ledger = Ledger([(0, 3)])
     with pytest.raises(ValueError, match="prompt 2 has been learned from already"):

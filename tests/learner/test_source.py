@@ -1,32 +1,26 @@
 import time
 from collections.abc import Callable, Iterator
-from typing import Any
 
-import numpy as np
 import pytest
 
 from areal.broker.bulletin import Bulletin
 from areal.broker.client import Client
 from areal.broker.codec import encode_group
 from areal.broker.config import BrokerConfig
+from areal.broker.dead import DeadLetters
 from areal.broker.errors import BrokerUnavailable, DeadlineExceeded, Fenced
-from areal.broker.keys import Keys
-from areal.broker.lane import Lane
-from areal.broker.trajectory import NOT_AN_ACTION, Group, Prompt, TokenTrajectory
-from areal.learner.config import DatasetConfig
-from areal.learner.dataset import Dataset
-from areal.learner.feeder import Feeder
+from areal.broker.keys import LaneKeys
+from areal.broker.lane import Delivery, Lane
+from areal.broker.tickets import Tickets
+from areal.broker.trajectory import Prompt
 from areal.learner.ledger import Ledger
 from areal.learner.source import GroupSource
 
+from ..broker.samples import claims, group
+
 BROKER = BrokerConfig(lease_s=60.0)
-
-
-def group(prompt_id: int) -> Group:
-    versions = np.array([NOT_AN_ACTION, 0], np.int32)
-    return Group(
-        prompt_id, (TokenTrajectory(np.array([1, 2], np.int32), versions, np.array([0, -1], np.float32), 1.0),), "w"
-    )
+LATE = "9999999999999-0"
+"""Where a source goes on from that has seen later entries than any that will come: those of a Redis that went back."""
 
 
 class Stage:
@@ -34,35 +28,66 @@ class Stage:
 
     def __init__(self, client: Client, run: str) -> None:
         self.client, self.run = client, run
-        self.lane = Lane(client, run, "train", BROKER)
+        self.keys = LaneKeys(run, "train")
+        self.lane = Lane(client, run, "train")
+        self.tickets = Tickets(client, run, "train", BROKER)
+        self.dead = DeadLetters(client, run, "train")
         self.bulletin = Bulletin(client, run)
         self.epoch = self.bulletin.lead()
-        self.sources: list[GroupSource] = []
+        self.started: list[GroupSource] = []
 
     def source(self, ledger: Ledger | None = None) -> GroupSource:
-        made = GroupSource(self.lane, ledger or Ledger(), epoch=self.epoch)
-        self.sources.append(made)
+        """One that fetches in its thread."""
+        made = self.idle_source(ledger)
+        made.start()
+        self.started.append(made)
         return made
+
+    def idle_source(self, ledger: Ledger | None = None) -> GroupSource:
+        """One to be driven by hand."""
+        return GroupSource(self.lane, ledger or Ledger(), epoch=self.epoch)
+
+    def issue(self, *positions: int) -> None:
+        issued = self.lane.depth().issued
+        self.lane.issue([Prompt(i, 0, 1, {}) for i in positions], after=issued, epoch=self.epoch)
 
     def complete(self, *positions: int) -> None:
         """Issue up to the last of them, and complete them in this order."""
-        issued = self.lane.depth().issued
-        self.lane.issue([Prompt(i, 0, 1, {}) for i in range(issued, max(positions) + 1)], epoch=self.epoch)
-        leases = {lease.prompt.id: lease for lease in self.lane.lease("w", count=100, timeout_s=0)}
+        self.issue(*range(self.lane.depth().issued, max(positions) + 1))
+        leases = {lease.prompt.id: lease for lease in self.tickets.lease("w", count=100, timeout_s=0)}
         for position in positions:
-            assert self.lane.complete(leases[position], group(position))
+            assert self.tickets.complete(leases[position], group(position))
 
-    def add_group(self, position: int) -> None:
-        """What a Redis that came back a second older may hold: a group whose twin was learned from."""
-        key = Keys(self.run).of("train", "groups")
-        self.client.xadd(key, {"id": position, "body": encode_group(group(position))})
+    def add_group(self, position: int) -> str:
+        """What a Redis that came back a second older may hold: a group whose twin was learned from. Returns its entry."""
+        claim, body = f"returned-{position}", encode_group(group(position))
+        self.client.set(self.keys.body(claim), body)
+        entry = self.client.xadd(self.keys.groups, {"id": position, "claim": claim, "size": len(body)})
+        assert isinstance(entry, bytes)
+        return entry.decode()
+
+    def bodies(self) -> list[str]:
+        return claims(self.client, self.run, expiring=False)
+
+    def outstanding(self, source: GroupSource) -> int:
+        return source.outstanding(self.lane.listing())
+
+
+def reconcile(source: GroupSource) -> None:
+    """Poll, and compare what is here with what is there."""
+    source._reconciled_at = float("-inf")
+    source.poll(0.001)
+
+
+def taken_from(source: GroupSource, count: int) -> list[Delivery]:
+    return source.take(count, timeout_s=5, idle=lambda: False)
 
 
 @pytest.fixture
 def stage(client: Client, run: str) -> Iterator[Stage]:
     made = Stage(client, run)
     yield made
-    for source in made.sources:
+    for source in made.started:
         source.close()
 
 
@@ -77,27 +102,27 @@ def test_the_oldest_come_first(stage: Stage) -> None:
     stage.complete(3, 1, 0, 2)
     source = stage.source()
     until(lambda: source.num_waiting == 4)
-    taken = source.take(2, timeout_s=5, idle=lambda: False)
+    taken = taken_from(source, 2)
     assert [delivery.group.prompt_id for delivery in taken] == [0, 1]
     assert source.num_waiting == 2
     source.settle(taken)
-    assert source.ledger.ranges() == [(0, 2)] and source.num_settled == 2
+    assert source.ledger.ranges() == [(0, 2)] and len(source.settled()) == 2
     assert stage.lane.depth().groups == 4
     source.acknowledge(source.settled())
-    assert stage.lane.depth().groups == 2 and source.num_settled == 0
+    assert stage.lane.depth().groups == 2 and len(source.settled()) == 0
 
 
 def test_what_was_not_acknowledged_comes_again_to_the_next_learner(stage: Stage) -> None:
     stage.complete(0, 1, 2, 3)
     first = stage.source()
-    taken = first.take(3, timeout_s=5, idle=lambda: False)
+    taken = taken_from(first, 3)
     first.settle(taken[:2])
     ledger = Ledger(first.ledger.ranges())  # of a checkpoint that covers 0 and 1, whose acknowledgement was lost
     first.settle(taken[2:])
     second = stage.source(ledger)
     until(lambda: second.num_waiting == 2)
-    assert [d.group.prompt_id for d in second.take(2, timeout_s=5, idle=lambda: False)] == [2, 3]
-    assert second.num_settled == 2, "a repeated group is dropped only when a checkpoint makes its twin durable"
+    assert [d.group.prompt_id for d in taken_from(second, 2)] == [2, 3]
+    assert len(second.settled()) == 2, "a repeated group is dropped only when a checkpoint makes its twin durable"
     second.acknowledge(second.settled())
     assert stage.lane.depth().groups == 2
 
@@ -107,11 +132,11 @@ def test_a_group_delivered_twice_is_acknowledged_with_its_twin(stage: Stage) -> 
     stage.add_group(0)
     source = stage.source()
     until(lambda: source.num_waiting == 1)
-    taken = source.take(1, timeout_s=5, idle=lambda: False)
+    taken = taken_from(source, 1)
     until(lambda: stage.lane.depth().groups == 2)
     time.sleep(0.2)
     source.settle(taken)
-    assert source.num_settled == 2 and source.ledger.ranges() == [(0, 1)]
+    assert len(source.settled()) == 2 and source.ledger.ranges() == [(0, 1)]
     source.acknowledge(source.settled())
     assert stage.lane.depth().groups == 0
 
@@ -119,10 +144,10 @@ def test_a_group_delivered_twice_is_acknowledged_with_its_twin(stage: Stage) -> 
 def test_rejected_groups_are_dead_letters(stage: Stage) -> None:
     stage.complete(0, 1)
     source = stage.source()
-    taken = source.take(2, timeout_s=5, idle=lambda: False)
+    taken = taken_from(source, 2)
     source.reject(taken, "the loss is nan")
-    assert [letter.cause for letter in stage.lane.dead_letters()] == ["the loss is nan"] * 2
-    assert stage.lane.depth().groups == 0 and source.num_settled == 0
+    assert [letter.cause for letter in stage.dead.list()] == ["the loss is nan"] * 2
+    assert stage.lane.depth().groups == 0 and len(source.settled()) == 0
 
 
 def test_waiting_ends_at_its_deadline_or_when_idle_says_so(stage: Stage) -> None:
@@ -139,82 +164,122 @@ def test_an_error_of_the_fetching_thread_is_raised(stage: Stage, monkeypatch: py
     monkeypatch.setattr(stage.lane, "take", fail)
     source = stage.source()
     with pytest.raises(BrokerUnavailable, match="gone"):
-        source.take(1, timeout_s=5, idle=lambda: False)
+        taken_from(source, 1)
 
 
 def test_a_learner_whose_epoch_is_over_cannot_acknowledge(stage: Stage) -> None:
     stage.complete(0)
     source = stage.source()
-    source.settle(source.take(1, timeout_s=5, idle=lambda: False))
+    source.settle(taken_from(source, 1))
     stage.bulletin.lead()
     with pytest.raises(Fenced):
         source.acknowledge(source.settled())
     assert stage.lane.depth().groups == 1
 
 
-class Rows:
-    """A feeder over rows that are made on the fly."""
+@pytest.mark.parametrize("late", [False, True], ids=["seen next", "below the cursor"])
+def test_a_group_that_returns_is_acknowledged_again(stage: Stage, late: bool) -> None:
+    """Redis lost the second in which it was acknowledged."""
+    stage.complete(0)
+    source = stage.idle_source()
+    source.poll(0.001)
+    source.settle(taken_from(source, 1))
+    source.acknowledge(source.settled())
+    assert stage.lane.depth().groups == 0 and stage.bodies() == []
+    if late:
+        source._after = LATE
+    entry = stage.add_group(0)
+    assert stage.outstanding(source) == 0
+    reconcile(source)
+    assert source.num_waiting == 0 and stage.outstanding(source) == 0
+    assert [receipt.entry for receipt in source.settled()] == [entry]
+    reconcile(source)
+    source.acknowledge(source.settled())
+    assert stage.lane.depth().groups == 0 and stage.bodies() == [] and source.settled() == []
+    assert source.ledger.ranges() == [(0, 1)]
 
-    def __init__(self, stage: Stage, source: GroupSource, max_outstanding: int) -> None:
-        self.feeder = Feeder(
-            stage.lane,
-            Dataset(DatasetConfig(source="sort", eval_size=0)),
-            source,
-            max_outstanding=max_outstanding,
-            group_size=2,
-            epoch=stage.epoch,
-        )
 
-    def top_up(self, needed: int = 10**6) -> int:
-        return self.feeder.top_up(version=0, needed=needed)
+def test_a_group_below_the_cursor_is_found(stage: Stage) -> None:
+    stage.complete(0, 1)
+    source = stage.idle_source()
+    source._after = LATE
+    source._reconciled_at = time.monotonic() + 60
+    source.poll(0.001)
+    assert source.num_waiting == 0 and stage.outstanding(source) == 2
+    for _ in range(2):
+        reconcile(source)
+        assert source.num_waiting == 2 and stage.outstanding(source) == 2
+    assert [d.group.prompt_id for d in taken_from(source, 2)] == [0, 1]
 
 
-def test_prompts_are_issued_up_to_the_bound(stage: Stage) -> None:
-    source = stage.source()
-    rows = Rows(stage, source, max_outstanding=6)
-    assert [rows.top_up(), rows.top_up()] == [6, 0]
-    leases = stage.lane.lease("w", count=6, timeout_s=1)
-    for lease in leases[:3]:
-        stage.lane.complete(lease, group(lease.prompt.id))
-    assert rows.top_up() == 0
-    taken = source.take(2, timeout_s=5, idle=lambda: False)
-    assert rows.top_up() == 0
+def test_a_group_that_vanishes_while_it_waits_stays_usable(stage: Stage) -> None:
+    """Redis lost the second in which it was completed; here, the prompt too."""
+    stage.complete(0, 1)
+    source = stage.idle_source()
+    source.poll(0.001)
+    first, second = stage.lane.listing().groups
+    assert stage.lane.acknowledge([first], epoch=stage.epoch) == 1
+    assert stage.outstanding(source) == 2
+    reconcile(source)
+    assert source.num_waiting == stage.outstanding(source) == 2
+    taken = taken_from(source, 2)
+    assert [d.group.prompt_id for d in taken] == [0, 1] and stage.outstanding(source) == 2
+    reconcile(source)
+    assert stage.outstanding(source) == 2
     source.settle(taken)
-    assert rows.top_up() == 2
+    assert stage.outstanding(source) == 0 and source.ledger.ranges() == [(0, 2)]
+    reconcile(source)
+    assert source.settled() == [second], "what is there no more is not waited for"
+
+
+def test_a_group_that_vanished_and_is_completed_again_counts_once(stage: Stage) -> None:
+    stage.complete(0)
+    source = stage.idle_source()
+    source.poll(0.001)
+    stage.lane.acknowledge(stage.lane.listing().groups, epoch=stage.epoch)
+    stage.lane.reissue([Prompt(0, 0, 1, {})], epoch=stage.epoch)
+    (lease,) = stage.tickets.lease("w", count=1, timeout_s=1)
+    assert stage.tickets.complete(lease, group(0))
+    reconcile(source)
+    assert source.num_waiting == stage.outstanding(source) == 1
+    source.settle(taken_from(source, 1))
+    assert stage.outstanding(source) == 0
     source.acknowledge(source.settled())
-    assert rows.top_up() == 0
-    once = Lane(stage.client, stage.run, "train", BrokerConfig(max_attempts=1))
-    assert not once.fail("w", leases[5], "lost on the way")
-    assert stage.lane.depth().dead == 1
-    assert rows.top_up() == 1
+    assert stage.lane.depth().groups == 0 and stage.bodies() == []
 
 
-def test_no_more_are_issued_than_the_run_still_needs(stage: Stage) -> None:
-    rows = Rows(stage, stage.source(), max_outstanding=6)
-    assert [rows.top_up(needed=4), rows.top_up(needed=4), rows.top_up(needed=0)] == [4, 0, 0]
+def test_a_group_fetched_twice_is_one(stage: Stage) -> None:
+    """Found by comparing just before it would have been fetched."""
+    stage.complete(0)
+    source = stage.idle_source()
+    after = source._after
+    source.poll(0.001)
+    source._after = after
+    source.poll(0.001)
+    assert source.num_waiting == 1
+    source.reject(taken_from(source, 1), "bad")
+    reconcile(source)
+    assert source.settled() == [] and stage.outstanding(source) == 0
+    assert stage.lane.depth().dead == 1 and len(stage.bodies()) == 1
 
 
-def test_topping_up_amid_an_acknowledgement_keeps_the_bound(client: Client, run: str) -> None:
-    issued: list[int] = []
-
-    class Slow(Lane):
-        """Whose reply to an acknowledgement is still on its way while the learner tops up."""
-
-        def acknowledge(self, entries: Any, *, epoch: int) -> int:
-            gone = super().acknowledge(entries, epoch=epoch)
-            issued.append(rows.top_up())
-            return gone
-
-    stage = Stage(client, run)
-    stage.lane = Slow(client, run, "train", BROKER)
-    source = stage.source()
-    rows = Rows(stage, source, max_outstanding=4)
-    rows.top_up()
-    for lease in stage.lane.lease("w", count=4, timeout_s=1):
-        stage.lane.complete(lease, group(lease.prompt.id))
-    source.settle(source.take(4, timeout_s=5, idle=lambda: False))
-    assert rows.top_up() == 4
+def test_a_rejected_group_that_is_tried_again_comes_again(stage: Stage) -> None:
+    stage.complete(0)
+    source = stage.idle_source()
+    source.poll(0.001)
+    source.reject(taken_from(source, 1), "bad")
+    assert stage.dead.retry(stage.dead.list()) == stage.lane.resume(1, epoch=stage.epoch) == 1
+    source.poll(0.001)
+    source.settle(taken_from(source, 1))
     source.acknowledge(source.settled())
-    assert issued == [0]
-    assert stage.lane.depth().prompts == 4
-    source.close()
+    assert stage.lane.positions() == set() and stage.bodies() == []
+
+
+def test_an_unreadable_group_that_is_found_late_is_a_dead_letter(stage: Stage) -> None:
+    stage.add_group(0)
+    stage.client.set(stage.keys.body("returned-0"), b"x" * 10)
+    source = stage.idle_source()
+    source._after = LATE
+    assert stage.outstanding(source) == 1
+    reconcile(source)
+    assert (source.num_waiting, stage.outstanding(source), stage.lane.depth().dead) == (0, 0, 1)

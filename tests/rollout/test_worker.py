@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+import zlib
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -10,12 +11,17 @@ import numpy as np
 import pytest
 
 from areal.broker.bulletin import DRAIN, Bulletin
+from areal.broker.chunks import RedisChunks
 from areal.broker.client import Client, connect
 from areal.broker.config import BrokerConfig
+from areal.broker.dead import DeadLetters
 from areal.broker.errors import BrokerUnavailable, DeadlineExceeded, EngineDied, EngineError
+from areal.broker.keys import LaneKeys
 from areal.broker.lane import Lane
 from areal.broker.server import EmbeddedRedis
+from areal.broker.tickets import Tickets
 from areal.broker.trajectory import Group, Prompt, TokenTrajectory
+from areal.broker.transport import SharedDirectory
 from areal.broker.weights import WeightStore
 from areal.rollout.config import RolloutConfig
 from areal.rollout.engine import Completion, Engine, Request
@@ -103,10 +109,11 @@ class Stage:
 
     def __init__(self, client: Client, run: str, folder: Path) -> None:
         self.client, self.run = client, run
-        self.train, self.eval = (Lane(client, run, name, BROKER) for name in ("train", "eval"))
+        self.train, self.eval = (Lane(client, run, name) for name in ("train", "eval"))
         self.bulletin = Bulletin(client, run)
         self.epoch = self.bulletin.lead()
-        self.store = WeightStore(client, run, folder)
+        self.folder = folder
+        self.store = WeightStore(client, run, SharedDirectory(folder))
         self.engine, self.workflow = EchoEngine(), Echo()
 
     def publish(self, version: int) -> None:
@@ -114,15 +121,16 @@ class Stage:
 
     def issue(self, lane: Lane, count: int, *, min_version: int = 0) -> None:
         first = lane.depth().issued
-        lane.issue([Prompt(first + i, min_version, 2, {"prompt": "x"}) for i in range(count)], epoch=self.epoch)
+        prompts = [Prompt(first + i, min_version, 2, {"prompt": "x"}) for i in range(count)]
+        assert lane.issue(prompts, after=first, epoch=self.epoch) == first + count
 
     def worker(self, name: str = "rollout-0", engine: EchoEngine | None = None, **rollout: Any) -> RolloutWorker:
         engine = engine or self.engine
         settings = ROLLOUT.model_copy(update=rollout)
         follower = WeightFollower(self.store, engine, timeout_s=settings.weights_timeout_s)
         lanes = (
-            Served(Lane(self.client, self.run, "eval", BROKER), 2),
-            Served(Lane(self.client, self.run, "train", BROKER), 2),
+            Served(Tickets(self.client, self.run, "eval", BROKER), 2),
+            Served(Tickets(self.client, self.run, "train", BROKER), 2),
         )
         return RolloutWorker(name, Parts(engine, self.workflow, follower, lanes, self.bulletin), settings, BROKER)
 
@@ -157,7 +165,7 @@ def play(stage: Stage, scene: Callable[[], Awaitable[None]], worker: RolloutWork
                 acting.cancel()
             else:
                 await acting
-                stage.bulletin.order(DRAIN)
+                stage.bulletin.keep_order(DRAIN)
             await working
 
     asyncio.run(both())
@@ -213,7 +221,7 @@ def test_damaged_weights_are_passed_over(stage: Stage) -> None:
         await until(lambda: stage.engine.version == 0)
         await asyncio.to_thread(stage.publish, 1)
         await until(lambda: stage.engine.version == 1)
-        folder = stage.store._directory / "00000002-9"
+        folder = stage.folder / "00000002-9"
         folder.mkdir()
         write(folder, "2")
         stage.client.xadd(stage.store._stream, {"version": 2, "name": folder.name, "digest": 1})
@@ -234,8 +242,8 @@ def test_a_failing_workflow_is_tried_again_then_buried(stage: Stage) -> None:
         await until(lambda: stage.train.depth().groups == 2 and stage.train.depth().dead == 1)
 
     play(stage, scene)
-    (letter,) = stage.train.dead_letters()
-    assert (letter.prompt_id, letter.attempts, letter.worker) == (1, 3, "rollout-0")
+    (letter,) = DeadLetters(stage.client, stage.run, "train").list()
+    assert (letter.position, letter.attempts, letter.worker) == (1, 3, "rollout-0")
     assert "prompt 1 is not to the workflow's taste" in letter.cause and "Traceback" in letter.cause
     levels = [record["level"] for record in stage.records("event")]
     assert (levels.count("warning"), levels.count("error")) == (4, 1)
@@ -301,7 +309,7 @@ def test_draining_hands_prompts_back_uncharged(stage: Stage) -> None:
     stage.engine.delay_s = 20.0
     stage.issue(stage.train, 3)
     play(stage, lambda: until(lambda: stage.engine.requests == 6))
-    leases = Lane(stage.client, stage.run, "train", BROKER).lease("another", count=3, timeout_s=1)
+    leases = Tickets(stage.client, stage.run, "train", BROKER).lease("another", count=3, timeout_s=1)
     assert sorted((lease.prompt.id, lease.attempt) for lease in leases) == [(0, 1), (1, 1), (2, 1)]
     assert stage.train.depth().prompts == 3
 
@@ -324,7 +332,7 @@ def test_a_lost_lease_cancels_its_answers(stage: Stage) -> None:
 
     async def scene() -> None:
         await until(lambda: stage.engine.requests == 2)
-        keys = stage.train._prompts
+        keys = LaneKeys(stage.run, "train").prompts
         entry = stage.client.xpending_range(keys, "rollout", "-", "+", 1)[0]["message_id"]
         stage.client.xclaim(keys, "rollout", "another", 0, [entry])
         async with asyncio.timeout(5):
@@ -385,3 +393,71 @@ def test_without_weights_the_worker_ends_with_their_deadline(stage: Stage) -> No
     with pytest.raises(DeadlineExceeded, match="published no weights"):
         play(stage, lambda: asyncio.sleep(20), stage.worker(weights_timeout_s=0.2))
     assert stage.engine.stops == 1
+
+
+def test_oddly_announced_weights_are_passed_over(stage: Stage, caplog: pytest.LogCaptureFixture) -> None:
+    stage.publish(0)
+
+    async def scene() -> None:
+        await until(lambda: stage.engine.version == 0)
+        stage.client.xadd(stage.store._stream, {"version": 1, "name": "../1", "digest": 1})
+        stage.client.xadd(stage.store._stream, {"version": "none"})
+        await asyncio.sleep(1.5)
+        await asyncio.to_thread(stage.publish, 2)
+        await until(lambda: stage.engine.version == 2)
+
+    play(stage, scene)
+    assert sum("odd way" in message for message in caplog.messages) == 2
+
+
+def test_what_cannot_be_fetched_is_complained_of_once_and_tried_again(
+    stage: Stage, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The folder appears later than its announcement, as on a network file system."""
+    monkeypatch.setattr("areal.rollout.follower.LOOK_S", 0.1)
+    stage.publish(0)
+
+    async def scene() -> None:
+        await until(lambda: stage.engine.version == 0)
+        await asyncio.to_thread(stage.publish, 1)
+        await until(lambda: stage.engine.version == 1)
+        stage.client.xadd(stage.store._stream, {"version": 2, "name": "00000002-9", "digest": zlib.crc32(b"2")})
+        await asyncio.sleep(0.7)
+        assert stage.engine.version == 1
+        (stage.folder / "00000002-9").mkdir()
+        write(stage.folder / "00000002-9", "2")
+        await until(lambda: stage.engine.version == 2)
+
+    play(stage, scene)
+    assert sum("passing over version 2" in message for message in caplog.messages) == 1
+
+
+def test_a_slow_engine_under_fast_publishing_always_finds_its_folder(client: Client, run: str) -> None:
+    """Over Redis: versions are deleted there while they are fetched, and locally while newer ones come."""
+    stage = Stage(client, run, Path("unused"))
+    stage.store = WeightStore(client, run, RedisChunks(client, run), kept=2)
+    loaded = []
+
+    class Slow(EchoEngine):
+        async def update_weights(self, version: int, path: Path) -> float:
+            for _ in range(10):
+                assert (path / "model.safetensors").read_text() == str(version)
+                await asyncio.sleep(0.005)
+            loaded.append(version)
+            return await super().update_weights(version, path)
+
+    stage.engine = Slow()
+    learner = WeightStore(client, run, RedisChunks(client, run), kept=2)
+
+    def publish() -> None:
+        for version in range(100):
+            learner.publish(version, lambda to, v=version: write(to, str(v)), epoch=stage.epoch)  # type: ignore[misc]
+
+    async def scene() -> None:
+        await asyncio.to_thread(publish)
+        await until(lambda: stage.engine.version == 99)
+
+    play(stage, scene)
+    assert loaded == sorted(set(loaded)) and loaded[-1] == 99
+    assert stage.engine.starts == 1
+    assert not Path("unused").exists()

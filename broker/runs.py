@@ -1,0 +1,31 @@
+"""The runs that a Redis holds, as their keys tell; each sees its own alone."""
+
+import re
+from typing import Any
+
+from .client import Client
+from .keys import PREFIX, Keys
+
+SCAN_COUNT = 1000
+RUN_OF_KEY = re.compile(re.escape(PREFIX) + r"\{(.+?)\}:")
+
+
+def list_runs(client: Client) -> list[str]:
+    """The names of the runs that have any key, sorted."""
+    keys: Any = client.scan_iter(match=f"{PREFIX}{{*}}:*", count=SCAN_COUNT)
+    found = (RUN_OF_KEY.match(key.decode(errors="replace")) for key in keys)
+    return sorted({match[1] for match in found if match})
+
+
+def purge(client: Client, run: str) -> int:
+    """Delete all keys of a run that nobody works on any more; returns how many."""
+    gone = 0
+    while keys := _keys_of(client, run):
+        for first in range(0, len(keys), SCAN_COUNT):
+            gone += int(client.unlink(*keys[first : first + SCAN_COUNT]))
+    return gone
+
+
+def _keys_of(client: Client, run: str) -> list[bytes]:
+    escaped = re.sub(r"([\\*?\[\]^-])", r"\\\1", run)
+    return list(client.scan_iter(match=Keys(escaped).of("*"), count=SCAN_COUNT))
