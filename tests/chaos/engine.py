@@ -16,7 +16,9 @@ from .journal import Journal, Started
 VOCABULARY = 64
 PROMPT = (3, 4, 5)
 MAX_TOKENS = 12
-ANSWER_S = (0.2, 1.0)
+QUICK_S, SLOW_S, SLOW = (0.02, 0.1), (0.3, 1.2), 0.2
+"""Seconds for an answer: most are quick, a share is slow."""
+
 UPDATE_S = 0.005
 POISONED_EVERY = 60
 """One prompt in so many becomes a dead letter."""
@@ -35,7 +37,7 @@ class LightEngine:
 
     async def generate(self, request: Request) -> Completion:
         length = self._random.randint(2, request.max_tokens)
-        half_s = self._random.uniform(*ANSWER_S) / 2
+        half_s = self._random.uniform(*(SLOW_S if self._random.random() < SLOW else QUICK_S)) / 2
         versions = []
         for part in (length // 2, length - length // 2):
             if self._version < 0:

@@ -101,7 +101,7 @@ def redis_kill(fleet: Fleet, random: Random) -> Hit | None:
 
 def redis_rollback(fleet: Fleet, random: Random) -> Hit | None:
     """What was not flushed to the disk is lost: up to a second."""
-    return _kill_redis(fleet, random, lost_s=random.uniform(0.1, 1.0))
+    return _kill_redis(fleet, random, lost_s=random.uniform(0.3, 1.0))
 
 
 def _kill_redis(fleet: Fleet, random: Random, *, lost_s: float) -> Hit | None:

@@ -61,7 +61,7 @@ class Member:
     def runs(self) -> bool:
         """Whether it can be struck: born, not stopped, not dead."""
         alive = self.process is not None and self.process.pid is not None and self.process.poll() is None
-        return alive and self.wake_at is None
+        return alive and self.wake_at is None and not self.killed
 
     def kill(self) -> None:
         assert self.process is not None

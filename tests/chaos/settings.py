@@ -16,7 +16,7 @@ STALENESS = 2
 BOUND = (STALENESS + 1) * GROUPS_PER_STEP
 """Prompts and groups that may be outstanding, (η + 1)·B."""
 
-CHECKPOINT_EVERY = 5
+CHECKPOINT_EVERY = 8
 MAX_CONCURRENT = 9
 BROKER = BrokerConfig(lease_s=2.0, max_attempts=3, timeout_s=30.0)
 TAKE_TIMEOUT_S = 90.0
