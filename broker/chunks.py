@@ -19,7 +19,7 @@ from typing import Any
 import redis
 
 from .client import Client
-from .errors import BrokerError, BrokerUnavailable, CodecError
+from .errors import BrokerError, CodecError
 from .folder import FILE_NAME, checksum, verify, weight_files
 from .keys import Keys
 from .scratch import Scratch
@@ -63,7 +63,7 @@ class RedisChunks:
 
     def __init__(self, client: Client, run: str, *, chunk_bytes: int = MAX_CHUNK_BYTES) -> None:
         self._client: Any = client
-        self._where = client.where
+        self._where = client.patience.where
         self._keys = Keys(run)
         self._chunk_bytes = chunk_bytes
         self._lock = threading.Lock()
@@ -158,10 +158,7 @@ class RedisChunks:
         pipeline = self._client.pipeline(transaction=False)
         for command in commands:
             pipeline.execute_command(*command)
-        try:
-            replies: list[Any] = pipeline.execute(raise_on_error=False)  # whose errors would quote the chunks
-        except (redis.ConnectionError, redis.TimeoutError) as error:
-            raise BrokerUnavailable(f"{self._where} did not answer {commands[0][0]}: {error}") from error
+        replies: list[Any] = pipeline.execute(raise_on_error=False)  # whose errors would quote the chunks
         refused = next((reply for reply in replies if isinstance(reply, redis.RedisError)), None)
         if refused is not None:
             raise BrokerError(f"{self._where} refused weights: {refused}") from refused
