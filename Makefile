@@ -1,5 +1,6 @@
 # make run: the quickstart. make test: all tests. make fuzz: FUZZ damaged messages
-# against the wire format. make check: lint and types. make fix: mend what can be mended.
+# against the wire format. make chaos: a run under 200 faults, 15 minutes. make check:
+# lint and types. make fix: mend what can be mended.
 # Each target first makes the virtual environment that it needs (.venv).
 
 PYTHON ?= python3
@@ -14,7 +15,7 @@ ifdef PIP_CERT
 export SSL_CERT_FILE ?= $(PIP_CERT)
 endif
 
-.PHONY: run test test-fast fuzz check fix setup clean
+.PHONY: run test test-fast fuzz chaos check fix setup clean
 
 run: setup
 	$(BIN)/areal run $(CONFIG) $(ARGS)
@@ -27,6 +28,9 @@ test-fast: setup
 
 fuzz: setup
 	AREAL_FUZZ=$(FUZZ) $(BIN)/python -m pytest tests/broker/test_codec_fuzz.py $(ARGS)
+
+chaos: setup
+	$(BIN)/python -m tests.chaos --faults 200 $(ARGS)
 
 check: setup
 	$(BIN)/ruff format --check .
