@@ -63,7 +63,7 @@ class RedisChunks:
 
     def __init__(self, client: Client, run: str, *, chunk_bytes: int = MAX_CHUNK_BYTES) -> None:
         self._client: Any = client
-        self._where = client.where
+        self._where = client.patience.where
         self._keys = Keys(run)
         self._chunk_bytes = chunk_bytes
         self._lock = threading.Lock()
