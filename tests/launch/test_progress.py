@@ -150,6 +150,10 @@ def test_the_table_counts_groups_once_the_learner_has_said_them() -> None:
     out = shown(Console(file=io.StringIO(), force_terminal=False), [*RECORDS, final])
     assert "  steps      3 in 0:11\n" in out
     assert "  groups     12 trained, 0 lost, 0 trained twice, 1 dead letters\n" in out
+    assert "  dead       areal dead list first tells why\n  files      runs/first/\n" in out
+    assert "areal dead" not in shown(
+        Console(file=io.StringIO(), force_terminal=False), [*RECORDS, final | {"dead_letters": 0}]
+    )
 
 
 def test_a_terminal_shows_the_phase_before_the_first_step() -> None:
