@@ -1,4 +1,5 @@
-# make run: the quickstart. make test: all tests. make check: lint and types. make fix: mend what can be mended.
+# make run: the quickstart. make test: all tests. make fuzz: FUZZ damaged messages
+# against the wire format. make check: lint and types. make fix: mend what can be mended.
 # Each target first makes the virtual environment that it needs (.venv).
 
 PYTHON ?= python3
@@ -7,12 +8,13 @@ BIN := $(VENV)/bin
 TORCH_WHEELS := $(wildcard $(PIP_FIND_LINKS)/torch-2.13.0+cpu*)
 TORCH_FROM := $(if $(TORCH_WHEELS),--find-links $(PIP_FIND_LINKS),--torch-backend cpu)
 CONFIG ?= configs/quickstart.yaml
+FUZZ ?= 200000
 
 ifdef PIP_CERT
 export SSL_CERT_FILE ?= $(PIP_CERT)
 endif
 
-.PHONY: run test test-fast check fix setup clean
+.PHONY: run test test-fast fuzz check fix setup clean
 
 run: setup
 	$(BIN)/areal run $(CONFIG) $(ARGS)
@@ -22,6 +24,9 @@ test: setup
 
 test-fast: setup
 	$(BIN)/python -m pytest -m "not slow" $(ARGS)
+
+fuzz: setup
+	AREAL_FUZZ=$(FUZZ) $(BIN)/python -m pytest tests/broker/test_codec_fuzz.py $(ARGS)
 
 check: setup
 	$(BIN)/ruff format --check .

@@ -40,7 +40,7 @@ class Delivery:
     """A group as it lies in the broker: still there until acknowledged."""
 
     receipt: Receipt
-    group: Group
+    group: Group[Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,7 +196,7 @@ def _batches(receipts: Sequence[Receipt]) -> Iterator[list[Receipt]]:
         yield batch
 
 
-def _opened(receipt: Receipt, body: bytes | None) -> Group:
+def _opened(receipt: Receipt, body: bytes | None) -> Group[Any]:
     if body is None:
         raise CodecError(f"the {receipt.size} bytes of the group are gone")
     if len(body) != receipt.size:

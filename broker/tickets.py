@@ -62,7 +62,7 @@ class Tickets:
         lost = self._unless_wiped(lambda: self._renew(**arguments), [entry.encode() for entry in entries])
         return {entry.decode() for entry in lost}
 
-    def complete(self, lease: Lease, group: Group) -> bool:
+    def complete(self, lease: Lease, group: Group[Any]) -> bool:
         """Put the group in and take the prompt out, in one step; False, and nothing done, if someone else already did.
 
         The bytes go ahead, to a key of their own that expires unless that step follows; so no script ever moves them.

@@ -1,10 +1,11 @@
 """What travels between rollout workers and the learner: prompts one way, groups of trajectories the other.
 
-Legend: T tokens of one trajectory (prompt and answer), G trajectories of one prompt.
+Legend: T tokens of one trajectory (prompt and answer), H denoising actions of one, G trajectories of one prompt,
+N tokens and A actions of one trajectory or of several laid end to end.
 """
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +15,13 @@ NOT_AN_ACTION = -1
 
 FINISH_REASONS = ("stop", "length")
 MAX_GROUP_SIZE = 4096
+MAX_VERSION = 2**31 - 1
+MAX_SEED = 2**64 - 1
+MAX_DIMENSIONS = 8
+INTEGERS = {2: (np.int16, np.uint16, 0x7C00, 1 << 15), 4: (np.int32, np.uint32, 0x7F80_0000, 1 << 31)}
+"""By the width of a floating-point type: the integers of that width, the bits of infinity and of the minus sign."""
+
+FLOAT32_MAX = float(np.finfo(np.float32).max)
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,10 +39,10 @@ class Prompt:
     row: dict[str, Any]
 
     def __post_init__(self) -> None:
-        _require(isinstance(self.id, int) and self.id >= 0, f"prompt id {self.id!r} is not a position ≥ 0")
-        _require(isinstance(self.min_version, int), f"min_version {self.min_version!r} is not an integer")
+        _require(isinstance(self.id, int) and self.id >= 0, f"prompt id {self.id!r:.200} is not a position ≥ 0")
+        _require(isinstance(self.min_version, int), f"min_version {self.min_version!r:.200} is not an integer")
         fits = isinstance(self.group_size, int) and 1 <= self.group_size <= MAX_GROUP_SIZE
-        _require(fits, f"group_size {self.group_size!r} is not within 1 to {MAX_GROUP_SIZE}")
+        _require(fits, f"group_size {self.group_size!r:.200} is not within 1 to {MAX_GROUP_SIZE}")
         _require(isinstance(self.row, dict), "row is not a mapping")
 
 
@@ -57,26 +65,33 @@ class TokenTrajectory:
     def __post_init__(self) -> None:
         for name, dtype in (("tokens", np.int32), ("versions", np.int32), ("behaviour_logprobs", np.float32)):
             array = getattr(self, name)
-            _require(
-                array.dtype == dtype and array.ndim == 1,
-                f"{name} is {array.dtype}{list(array.shape)}, not {dtype.__name__}[T]",
-            )
+            _require_vector(name, array, dtype, "T")
             _require(len(array) == len(self.tokens), f"{name} has {len(array)} entries for {len(self.tokens)} tokens")
-        _require(bool((self.tokens >= 0).all()), "a token id is negative")
-        _require(bool((self.versions >= NOT_AN_ACTION).all()), "a version is below -1")
-        _require(not self.action_mask[:1].any(), "the first token is an action: nothing before it predicts it")
-        logprobs = self.behaviour_logprobs[self.action_mask]
-        _require(len(logprobs) > 0, "there is no action: every token is marked as given")
-        _require(bool(np.isfinite(logprobs).all()), "a behaviour log-probability is not finite")
-        _require(bool((logprobs <= 1e-3).all()), f"a behaviour log-probability is positive ({logprobs.max():.3g})")
-        _require(bool(np.isfinite(self.reward)), f"the reward is {self.reward}")
-        parts = self.reward_parts
-        _require(
-            isinstance(parts, dict)
-            and all(isinstance(k, str) and isinstance(v, int | float) for k, v in parts.items()),
-            f"reward_parts is no mapping of names to numbers: {parts!r:.200}",
-        )
-        _require(self.finish_reason in FINISH_REASONS, f"finish_reason is {self.finish_reason!r}")
+        _require(int(self.versions.min(initial=0)) >= NOT_AN_ACTION, "a version is below -1")
+        mask = self.action_mask
+        _require(not mask[:1].any(), "the first token is an action: nothing before it predicts it")
+        _require(bool(mask.any()), "there is no action: every token is marked as given")
+        check_tokens(self.tokens, self.behaviour_logprobs[mask])
+        self._check_outcome()
+
+    @classmethod
+    def of_checked_arrays(
+        cls,
+        tokens: NDArray[np.int32],
+        versions: NDArray[np.int32],
+        behaviour_logprobs: NDArray[np.float32],
+        *,
+        reward: float,
+        reward_parts: dict[str, float],
+        finish_reason: str,
+    ) -> "TokenTrajectory":
+        """One whose arrays the caller has checked, over a whole group at once; the rest is checked here."""
+        made = object.__new__(cls)
+        fields = (tokens, versions, behaviour_logprobs, reward, reward_parts, finish_reason)
+        for name, value in zip(cls.__match_args__, fields, strict=True):
+            object.__setattr__(made, name, value)
+        made._check_outcome()
+        return made
 
     @property
     def action_mask(self) -> NDArray[np.bool_]:
@@ -88,13 +103,76 @@ class TokenTrajectory:
     def num_actions(self) -> int:
         return int(np.count_nonzero(self.action_mask))
 
+    def _check_outcome(self) -> None:
+        _check_reward(self.reward, self.reward_parts)
+        if self.finish_reason not in FINISH_REASONS:
+            raise ValueError(f"finish_reason is {self.finish_reason!r:.200}, not one of {FINISH_REASONS}")
+
 
 @dataclass(frozen=True, slots=True)
-class Group:
-    """The G trajectories of one prompt, the scope of the advantage's baseline. Times are Unix seconds."""
+class DenoisingTrajectory:
+    """One image of a denoising policy: H Gaussian actions, each from one latent to the next and less noisy one.
+
+    `latents` float16 or float32 [H+1, ...] are the states in the dtype of the wire, from pure noise on; action h leads
+    from latents[h] to latents[h+1], with the network evaluated at `timesteps[h]` (int32[H]). `behaviour_logprobs`
+    float32[H] holds log π_behav(latents[h+1] | latents[h]) of the latents as stored, summed over their dimensions: a
+    density, so of either sign and in the thousands. The image decoded from the last latent is no action: that call
+    draws nothing. `version` is that of the weights behind every action. `condition` (JSON values) and `guidance` are
+    what the network was given beside the latent; `seed` is that of the noise.
+    """
+
+    latents: NDArray[np.float16] | NDArray[np.float32]
+    timesteps: NDArray[np.int32]
+    behaviour_logprobs: NDArray[np.float32]
+    version: int
+    condition: dict[str, Any]
+    guidance: float
+    seed: int
+    reward: float
+    reward_parts: dict[str, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self._check_latents()
+        _require_vector("timesteps", self.timesteps, np.int32, "H")
+        _require_vector("behaviour_logprobs", self.behaviour_logprobs, np.float32, "H")
+        states, actions, logprobs = len(self.latents), len(self.timesteps), len(self.behaviour_logprobs)
+        if not states - 1 == actions == logprobs >= 1:
+            raise ValueError(
+                f"{states} latents, {actions} timesteps and {logprobs} behaviour_logprobs, not H+1, H and H"
+            )
+        _require(int(self.timesteps.min()) >= 0, "a timestep is negative")
+        _require(_all_finite(self.behaviour_logprobs), "a behaviour log-probability is not finite")
+        _require(_all_finite(self.latents), "a latent is not finite")
+        _require(isinstance(self.condition, dict), "condition is not a mapping")
+        if not _is_number(self.guidance):
+            raise ValueError(f"guidance is {self.guidance!r:.200}, not a finite number")
+        if not _is_within(self.version, 0, MAX_VERSION):
+            raise ValueError(f"version {self.version!r:.200} is not an integer from 0 to {MAX_VERSION}")
+        if not _is_within(self.seed, 0, MAX_SEED):
+            raise ValueError(f"seed {self.seed!r:.200} is not an integer from 0 to {MAX_SEED}")
+        _check_reward(self.reward, self.reward_parts)
+
+    @property
+    def num_actions(self) -> int:
+        return len(self.timesteps)
+
+    def _check_latents(self) -> None:
+        latents = self.latents
+        is_array = isinstance(latents, np.ndarray) and latents.dtype in (np.float16, np.float32)
+        if not is_array or not 2 <= latents.ndim <= MAX_DIMENSIONS or latents.size == 0:
+            raise ValueError(f"latents is {_described(latents)}, not float16 or float32 [H+1, ...]")
+
+
+Trajectory = TokenTrajectory | DenoisingTrajectory
+TrajectoryT = TypeVar("TrajectoryT", bound=Trajectory)
+
+
+@dataclass(frozen=True, slots=True)
+class Group(Generic[TrajectoryT]):
+    """The G trajectories of one prompt, all of one kind: the scope of the advantage's baseline. Times are Unix seconds."""
 
     prompt_id: int
-    trajectories: tuple[TokenTrajectory, ...]
+    trajectories: tuple[TrajectoryT, ...]
     worker: str = ""
     started_at: float = 0.0
     finished_at: float = 0.0
@@ -102,19 +180,72 @@ class Group:
     def __post_init__(self) -> None:
         _require(
             isinstance(self.prompt_id, int) and self.prompt_id >= 0,
-            f"prompt id {self.prompt_id!r} is not a position ≥ 0",
+            f"prompt id {self.prompt_id!r:.200} is not a position ≥ 0",
         )
         _require(isinstance(self.worker, str), f"worker is {self.worker!r:.200}, not a name")
         _require(
-            isinstance(self.started_at, int | float) and isinstance(self.finished_at, int | float),
+            _is_number(self.started_at) and _is_number(self.finished_at),
             f"the times of a group are {self.started_at!r:.200} and {self.finished_at!r:.200}, not Unix seconds",
         )
-        _require(len(self.trajectories) >= 1, "a group holds at least one trajectory")
+        size = len(self.trajectories)
+        _require(size >= 1, "a group holds at least one trajectory")
+        _require(size <= MAX_GROUP_SIZE, f"a group holds at most {MAX_GROUP_SIZE} trajectories, not {size}")
+        kinds = {type(trajectory) for trajectory in self.trajectories}
+        _require(
+            kinds in ({TokenTrajectory}, {DenoisingTrajectory}),
+            f"a group holds trajectories of one kind, not {sorted(kind.__name__ for kind in kinds)!r:.200}",
+        )
 
     @property
     def rewards(self) -> NDArray[np.float32]:
         """float32[G]."""
         return np.array([t.reward for t in self.trajectories], dtype=np.float32)
+
+
+def check_tokens(tokens: NDArray[np.int32], action_logprobs: NDArray[np.float32]) -> None:
+    """Raises ValueError unless these are ids int32[N] and log-probabilities float32[A]."""
+    _require(int(tokens.min(initial=0)) >= 0, "a token id is negative")
+    _require(_all_finite(action_logprobs), "a behaviour log-probability is not finite")
+    highest = action_logprobs.max(initial=-np.inf)
+    _require(bool(highest <= 1e-3), f"a behaviour log-probability is positive ({highest:.3g})")
+
+
+def _check_reward(reward: Any, parts: Any) -> None:
+    if not _is_number(reward):
+        raise ValueError(f"the reward is {reward!r:.200}, not a finite number")
+    if not isinstance(parts, dict) or not all(isinstance(name, str) and _is_number(parts[name]) for name in parts):
+        raise ValueError(f"reward_parts is no mapping of names to finite numbers: {parts!r:.200}")
+
+
+def _require_vector(name: str, array: Any, dtype: type[np.generic], length: str) -> None:
+    if not isinstance(array, np.ndarray) or array.dtype != dtype or array.ndim != 1:
+        raise ValueError(f"{name} is {_described(array)}, not {dtype.__name__}[{length}]")
+
+
+def _described(array: Any) -> str:
+    return f"{array.dtype}{list(array.shape)}" if isinstance(array, np.ndarray) else f"a {type(array).__name__}"
+
+
+def _all_finite(array: NDArray[Any]) -> bool:
+    """Whether a float16 or float32 array has no infinity and no NaN: read off the bits, many times faster than isfinite.
+
+    As integers of its width, signed ones for the positive and unsigned ones for the negative numbers, the infinity lies
+    above every finite number and below every NaN.
+    """
+    signed, unsigned, infinity, sign = INTEGERS[array.itemsize]
+    if int(array.view(signed).max(initial=0)) >= infinity:
+        return False
+    return int(array.view(unsigned).max(initial=0)) < sign + infinity
+
+
+def _is_number(value: Any) -> bool:
+    """Whether it is a finite number that float32 can hold."""
+    plain = value.item() if isinstance(value, np.number) else value
+    return isinstance(plain, int | float) and abs(plain) <= FLOAT32_MAX
+
+
+def _is_within(value: Any, lowest: int, highest: int) -> bool:
+    return isinstance(value, int) and lowest <= value <= highest
 
 
 def _require(holds: bool, otherwise: str) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from ..broker.lane import Lane
-from ..broker.trajectory import Group, Prompt
+from ..broker.trajectory import Group, Prompt, TokenTrajectory
 
 logger = logging.getLogger(__name__)
 
@@ -76,9 +76,9 @@ class Evaluator:
         finally:
             self._idle.set()
 
-    def _await_round(self, first: int) -> list[Group]:
+    def _await_round(self, first: int) -> list[Group[TokenTrajectory]]:
         """The round's groups, all but those dead-lettered; empty if closed before they were in."""
-        groups: dict[int, Group] = {}
+        groups: dict[int, Group[TokenTrajectory]] = {}
         while not self._closed:  # always from the oldest: what was acknowledged may come back with an older Redis
             deliveries, _ = self._lane.take("0", count=len(self._rows), timeout_s=0.5)
             groups |= {d.group.prompt_id: d.group for d in deliveries if d.group.prompt_id >= first}
@@ -93,7 +93,7 @@ class Evaluator:
         return depth.prompts == 0 and depth.groups == 0
 
 
-def _record(groups: list[Group], step: int) -> dict[str, Any]:
+def _record(groups: list[Group[TokenTrajectory]], step: int) -> dict[str, Any]:
     trajectories = [trajectory for group in groups for trajectory in group.trajectories]
     versions = np.concatenate([t.versions[t.action_mask] for t in trajectories])
     return {

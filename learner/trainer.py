@@ -82,7 +82,7 @@ class Trainer:
         """
         self.resumes.append((version, gap))
 
-    def step(self, groups: Sequence[Group], *, step: int, version: int) -> dict[str, float]:
+    def step(self, groups: Sequence[Group[TokenTrajectory]], *, step: int, version: int) -> dict[str, float]:
         """One step on `groups` with weights of `version`; returns its measurements. Raises TrainingError.
 
         The loss is the mean over all actions of a minibatch. Groups without variance count in it with advantage 0, and
@@ -111,7 +111,7 @@ class Trainer:
             age = age - gap * (versions < resumed_at)
         return age
 
-    def _minibatches(self, groups: Sequence[Group], version: int) -> list[MiniBatch]:
+    def _minibatches(self, groups: Sequence[Group[TokenTrajectory]], version: int) -> list[MiniBatch]:
         """The batch dealt into minibatches by group, with log π_prox where it differs from log π_θ."""
         count = self._config.minibatches
         minibatches = [self._minibatch(share, version) for share in (groups[i::count] for i in range(count)) if share]
@@ -122,7 +122,7 @@ class Trainer:
                         micro.prox_logprobs_A = self._policy.logprobs(micro.packed, self._temperature)[0]
         return minibatches
 
-    def _minibatch(self, groups: Sequence[Group], version: int) -> MiniBatch:
+    def _minibatch(self, groups: Sequence[Group[TokenTrajectory]], version: int) -> MiniBatch:
         num_kept = sum(
             int(np.count_nonzero(self._age(t.versions[t.action_mask], version) <= self._max_staleness))
             for group in groups
@@ -162,7 +162,7 @@ class Trainer:
         return sums | {"entropy": float(entropy_A[micro.keep_A.to(device)].sum())}
 
 
-def _samples(groups: Sequence[Group]) -> list[Sample]:
+def _samples(groups: Sequence[Group[TokenTrajectory]]) -> list[Sample]:
     """The trajectories of groups whose rewards differ, each with its advantage."""
     sizes = torch.tensor([len(group.trajectories) for group in groups])
     ids_S = torch.arange(len(groups)).repeat_interleave(sizes)
@@ -177,7 +177,7 @@ def _samples(groups: Sequence[Group]) -> list[Sample]:
     ]
 
 
-def _refuse_unknown_tokens(groups: Sequence[Group], vocab_size: int) -> None:
+def _refuse_unknown_tokens(groups: Sequence[Group[TokenTrajectory]], vocab_size: int) -> None:
     """Raises TrainingError if a token is outside the policy's vocabulary."""
     for group in groups:
         largest = max(int(trajectory.tokens.max()) for trajectory in group.trajectories)
@@ -187,7 +187,7 @@ def _refuse_unknown_tokens(groups: Sequence[Group], vocab_size: int) -> None:
             )
 
 
-def _measure_batch(groups: Sequence[Group]) -> dict[str, float]:
+def _measure_batch(groups: Sequence[Group[TokenTrajectory]]) -> dict[str, float]:
     """What can be said of a batch before training on it."""
     trajectories = [trajectory for group in groups for trajectory in group.trajectories]
     return {

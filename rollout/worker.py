@@ -240,7 +240,7 @@ class Meter:
             if self._serving == 0:
                 self._busy_s += time.monotonic() - self._busy_since
 
-    def count(self, group: Group) -> None:
+    def count(self, group: Group[Any]) -> None:
         self._tokens += sum(trajectory.num_actions for trajectory in group.trajectories)
         self._groups += 1
 

@@ -1,13 +1,14 @@
 """From a prompt to its trajectories: the episode that a user can replace."""
 
 import asyncio
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
 
 from ..broker.errors import ConfigError
-from ..broker.trajectory import NOT_AN_ACTION, Prompt, TokenTrajectory
+from ..broker.trajectory import NOT_AN_ACTION, Prompt, TokenTrajectory, Trajectory
 from ..rewards.loading import load_object
 from ..rewards.pool import Scorer
 from .config import RolloutConfig
@@ -17,7 +18,7 @@ from .engine import Completion, Engine, Request
 class Workflow(Protocol):
     """Written against the Engine protocol; one instance serves every prompt of a worker, concurrently."""
 
-    async def run(self, prompt: Prompt, engine: Engine) -> list[TokenTrajectory]:
+    async def run(self, prompt: Prompt, engine: Engine) -> Sequence[Trajectory]:
         """The group's trajectories, rewarded. An exception is a failure of the prompt, which is tried again."""
 
 

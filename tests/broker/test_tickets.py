@@ -1,6 +1,7 @@
 import time
 import uuid
 
+import numpy as np
 import pytest
 import redis
 
@@ -11,6 +12,7 @@ from areal.broker.dead import DeadLetters
 from areal.broker.keys import LaneKeys
 from areal.broker.lane import Depth, Lane
 from areal.broker.tickets import BODY_EXPIRES_S, Lease
+from areal.broker.trajectory import DenoisingTrajectory, Group
 
 from .samples import LEASE_S, claims, group, lease, prompts, tickets_of
 
@@ -241,3 +243,15 @@ def test_what_a_worker_holds_may_be_wiped(client: Client, run: str, epoch: int, 
     assert tickets.renew("a", [wipe()]) == {held.entry}
     tickets.release("a", wipe())
     assert tickets.fail("a", wipe(), "failed")
+
+
+def test_images_go_the_same_way_as_tokens(client: Client, run: str, epoch: int, lane: Lane) -> None:
+    tickets = tickets_of(client, run, lease_s=60.0)
+    issue(lane, 1, epoch)
+    latents = np.random.default_rng(0).standard_normal((3, 4, 64, 64)).astype(np.float16)
+    steps, logprobs = np.array([999, 499], np.int32), np.array([-1e4, 1e4], np.float32)
+    image = DenoisingTrajectory(latents, steps, logprobs, 0, {"prompt": "0"}, guidance=8.0, seed=1, reward=1.0)
+    assert tickets.complete(lease(tickets, "a", 1)[0], Group(0, (image,), "a"))
+    (taken,) = lane.take("0", count=1, timeout_s=1)[0][0].group.trajectories
+    assert taken.latents.tobytes() == latents.tobytes()
+    assert taken.condition == {"prompt": "0"}

@@ -7,6 +7,7 @@ model beside it is the lineage: the batches that the living learner's state rest
 import os
 import signal
 import time
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -115,6 +116,7 @@ class Learner:
 
 class Life(RuleBasedStateMachine):
     past: Past
+    seen: Counter[str]
 
     def __init__(self) -> None:
         super().__init__()
@@ -129,110 +131,114 @@ class Life(RuleBasedStateMachine):
         self.fallen: Learner | None = None
         self.marks = [self.past.mark()]
 
-    # The learner
+    # What happens most
 
-    @rule()
     def issue(self) -> None:
-        issued = self.learner.feeder.top_up(version=0, needed=1000)
-        if issued:
+        if self.learner.feeder.top_up(version=0, needed=1000):
             assert self._outstanding() <= BOUND
 
+    @rule(worker=WORKERS, count=st.integers(1, 6))
+    def work(self, worker: str, count: int) -> None:
+        self.issue()
+        for lease in self._lease(worker, count, reclaim=True):
+            self.seen["completed"] += self.workers[worker].complete(lease, group(lease.prompt.id))
+
     @rule()
-    def poll(self) -> None:
+    def learn(self) -> None:
         self.learner.poll()
+        if self.learner.source.num_waiting >= BATCH:
+            self.learner.step()
+            self.seen["steps"] += 1
 
-    @precondition(lambda self: self.learner.source.num_waiting >= BATCH)
-    @rule()
-    def step(self) -> None:
-        self.learner.step()
+    @rule(worker=WORKERS, count=st.integers(2, 6))
+    def work_and_learn(self, worker: str, count: int) -> None:
+        self.work(worker, count)
+        self.learn()
 
-    @precondition(lambda self: self.learner.source.num_waiting >= BATCH)
-    @rule()
-    def reject(self) -> None:
-        source = self.learner.source
-        source.reject(source.take(BATCH, timeout_s=1, idle=lambda: False), "the loss is nan")
-
-    @rule()
-    def write_checkpoint(self) -> None:
+    @rule(acknowledged=st.booleans())
+    def write_checkpoint(self, acknowledged: bool) -> None:
         self.checkpoints.append(self.learner.checkpoint())
+        if acknowledged:
+            self.acknowledge()
 
-    @precondition(lambda self: self.learner.covered)
     @rule()
     def acknowledge(self) -> None:
-        self.learner.source.acknowledge(self.learner.covered.pop(0))
+        for receipts in self.learner.covered:
+            self.learner.source.acknowledge(receipts)
+            self.seen["acknowledged"] += len(receipts)
+        self.learner.covered.clear()
+
+    # What goes wrong
 
     @rule(back=st.sampled_from([0, 0, 0, 1, 2]))
-    def crash(self, back: int) -> None:
-        """The learner dies; the next one finds the newest checkpoint, or one before it."""
+    def the_learner_dies(self, back: int) -> None:
+        """The next one finds the newest checkpoint, or one before it."""
         self.fallen = self.learner
         del self.checkpoints[max(1, len(self.checkpoints) - back) :]
         self.learner = Learner(self.client, "run", self.checkpoints[-1])
+        self.seen["learners died"] += 1
 
     @precondition(lambda self: self.fallen is not None)
     @rule()
     def the_fallen_learner_wakes(self) -> None:
         """It was only stopped. Whatever it does is refused."""
         assert self.fallen is not None
-        self.learner.feeder.top_up(version=0, needed=1000)  # whose epoch may have been lost with Redis's last second
+        self.learner.lane.resume(1, epoch=self.learner.epoch)  # its beginning may be lost with Redis's last second
         epoch = {"epoch": self.fallen.epoch}
         with pytest.raises(Fenced):
             self.fallen.lane.acknowledge([Receipt("1-1", 0, "claim", 1)], **epoch)
         with pytest.raises(Fenced):
             self.fallen.lane.resume(1, **epoch)
 
-    # The workers
+    @rule()
+    def a_batch_is_refused(self) -> None:
+        source = self.learner.source
+        self.learner.poll()
+        if source.num_waiting >= BATCH:
+            source.reject(source.take(BATCH, timeout_s=1, idle=lambda: False), "the loss is nan")
+            self.learner.feeder.look_again()
+            self.seen["rejected"] += BATCH
 
     @rule(worker=WORKERS, count=st.integers(1, 3), reclaim=st.booleans())
-    def lease(self, worker: str, count: int, reclaim: bool) -> None:
-        tickets: Any = self.workers[worker]
-        tickets._reclaimed_at = 0.0 if reclaim else float("inf")
-        self.leases += [(worker, lease) for lease in tickets.lease(worker, count=count, timeout_s=0)]
+    def a_worker_falls_silent(self, worker: str, count: int, reclaim: bool) -> None:
+        """It holds prompts whose leases expire at once, and may come back to them."""
+        self.issue()
+        self.leases += [(worker, lease) for lease in self._lease(worker, count, reclaim)]
 
     @precondition(lambda self: self.leases)
     @rule(data=st.data(), keep=st.booleans())
-    def complete(self, data: st.DataObject, keep: bool) -> None:
+    def it_completes_after_all(self, data: st.DataObject, keep: bool) -> None:
         worker, lease = self._pick(data, keep)
-        self.workers[worker].complete(lease, group(lease.prompt.id))
+        self.seen["late"] += self.workers[worker].complete(lease, group(lease.prompt.id))
 
     @precondition(lambda self: self.leases)
-    @rule(data=st.data(), keep=st.booleans())
-    def fail(self, data: st.DataObject, keep: bool) -> None:
+    @rule(data=st.data(), keep=st.booleans(), how=st.sampled_from(["fail", "release", "renew"]))
+    def it_gives_up_after_all(self, data: st.DataObject, keep: bool, how: str) -> None:
         worker, lease = self._pick(data, keep)
-        self.workers[worker].fail(worker, lease, "failed")
+        tickets = self.workers[worker]
+        if how == "fail":
+            tickets.fail(worker, lease, "failed")
+        elif how == "release":
+            tickets.release(worker, lease)
+        else:
+            tickets.renew(worker, [lease])
 
-    @precondition(lambda self: self.leases)
-    @rule(data=st.data(), keep=st.booleans())
-    def release(self, data: st.DataObject, keep: bool) -> None:
-        worker, lease = self._pick(data, keep)
-        self.workers[worker].release(worker, lease)
+    @rule(retry=st.booleans())
+    def a_person_decides(self, retry: bool) -> None:
+        (self.letters.retry if retry else self.letters.drop)(self.letters.list(count=2))
 
-    @rule(worker=WORKERS)
-    def renew(self, worker: str) -> None:
-        self.workers[worker].renew(worker, [lease for holder, lease in self.leases if holder == worker])
-
-    # A person
-
-    @rule()
-    def retry(self) -> None:
-        self.letters.retry(self.letters.list(count=2))
-
-    @rule()
-    def drop(self) -> None:
-        self.letters.drop(self.letters.list(count=1))
-
-    # Redis
-
-    @rule()
-    def mark(self) -> None:
-        self.marks = [*self.marks[-2:], self.past.mark()]
-
-    @rule(data=st.data())
-    def go_back(self, data: st.DataObject) -> None:
-        index = data.draw(st.integers(0, len(self.marks) - 1))
-        self.marks = self.marks[: index + 1]
-        self.past.go_back(self.marks[index])
+    @rule(back=st.integers(1, 12))
+    def redis_comes_back_older(self, back: int) -> None:
+        """As it was before the last few of all these rules."""
+        self.marks = self.marks[: max(1, len(self.marks) - back)]
+        self.past.go_back(self.marks[-1])
+        self.seen["rollbacks"] += 1
 
     # What must hold
+
+    @invariant()
+    def every_moment_can_be_gone_back_to(self) -> None:
+        self.marks.append(self.past.mark())
 
     @invariant()
     def what_was_learned_counts_once(self) -> None:
@@ -263,15 +269,11 @@ class Life(RuleBasedStateMachine):
         learner, worker = self.learner, self.workers["a"]
         for _ in range(50):
             learner.feeder.top_up(version=0, needed=BATCH)
-            worker._reclaimed_at = 0.0
             time.sleep(0.001)
-            for lease in worker.lease("a", count=20, timeout_s=0):
+            for lease in self._lease("a", 20, reclaim=True):
                 worker.complete(lease, group(lease.prompt.id))
-            learner.poll()
-            while learner.source.num_waiting >= BATCH:
-                learner.step()
-            learner.checkpoint()
-            learner.source.acknowledge(learner.covered.pop())
+            self.learn()
+            self.write_checkpoint(acknowledged=True)
             depth = learner.lane.depth()
             if depth.prompts == 0 and depth.groups < BATCH and depth.again == 0 and not learner.feeder._lost:
                 break
@@ -286,6 +288,12 @@ class Life(RuleBasedStateMachine):
         groups = {int(fields[b"id"]) for fields in self._entries("groups")} | set(learner.source._held)
         learned = {position for batch in learner.lineage for position in batch}
         return len(self._entries("prompts")) + len(groups - learned)
+
+    def _lease(self, worker: str, count: int, reclaim: bool) -> list[Lease]:
+        tickets: Any = self.workers[worker]
+        tickets._reclaimed_at = 0.0 if reclaim else float("inf")
+        leases: list[Lease] = tickets.lease(worker, count=count, timeout_s=0)
+        return leases
 
     def _entries(self, name: str) -> list[dict[bytes, bytes]]:
         found: Any = self.client.xrange(self.keys.of(name))
@@ -305,14 +313,19 @@ def past(tmp_path: Path) -> Iterator[Past]:
 
 @pytest.mark.slow
 def test_nothing_is_lost_and_nothing_counts_twice(past: Past) -> None:
-    Life.past = past
+    """The counts at the end say that the lives were worth living."""
+    Life.past, Life.seen = past, Counter()
+    lives = int(os.environ.get("AREAL_LIVES", "80"))
     run_state_machine_as_test(
         Life,
         settings=settings(
-            max_examples=int(os.environ.get("AREAL_LIVES", "80")),
-            stateful_step_count=50,
+            max_examples=lives,
+            stateful_step_count=60,
             deadline=None,
             derandomize=True,
             suppress_health_check=list(HealthCheck),
         ),
     )
+    for what in ("completed", "steps", "acknowledged", "rejected", "learners died", "rollbacks"):
+        assert Life.seen[what] > lives, Life.seen
+    assert Life.seen["late"] > 0, Life.seen
