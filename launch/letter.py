@@ -2,11 +2,11 @@
 
 import time
 from dataclasses import dataclass
-from typing import Any
 
 from ..broker.codec import decode_group, decode_prompt
 from ..broker.dead import DeadLetter
 from ..broker.errors import CodecError
+from ..broker.trajectory import DenoisingTrajectory, TokenTrajectory
 from .records import Record
 from .screen import DASH, Screen, Table, moment, one_line, plural, recent_moment, span, to_json, to_text
 
@@ -129,19 +129,32 @@ def _group(body: bytes) -> Record:
     }
 
 
-def _trajectory(trajectory: Any) -> Record:
-    """One of a group: of any kind its reward and its number of actions, of tokens what was sampled, and by which versions."""
-    about = {"reward": float(trajectory.reward), "reward_parts": trajectory.reward_parts}
-    if not hasattr(trajectory, "tokens"):
-        return {**about, "length": len(trajectory.behaviour_logprobs)}
+def _trajectory(trajectory: TokenTrajectory | DenoisingTrajectory) -> Record:
+    about = {
+        "reward": float(trajectory.reward),
+        "reward_parts": trajectory.reward_parts,
+        "length": trajectory.num_actions,
+    }
+    return about | (_tokens(trajectory) if isinstance(trajectory, TokenTrajectory) else _image(trajectory))
+
+
+def _tokens(trajectory: TokenTrajectory) -> Record:
     sampled = trajectory.action_mask
     return {
-        **about,
-        "length": trajectory.num_actions,
         "prompt_length": len(trajectory.tokens) - trajectory.num_actions,
         "finish_reason": trajectory.finish_reason,
         "versions": sorted({int(version) for version in trajectory.versions[sampled]}),
         "first_tokens": trajectory.tokens[sampled][:FIRST_TOKENS].tolist(),
+    }
+
+
+def _image(trajectory: DenoisingTrajectory) -> Record:
+    return {
+        "versions": [trajectory.version],
+        "seed": trajectory.seed,
+        "guidance": trajectory.guidance,
+        "condition": trajectory.condition,
+        "latents": list(trajectory.latents.shape),
     }
 
 
@@ -153,23 +166,31 @@ def _put_prompt(screen: Screen, prompt: Record) -> None:
 
 def _put_group(screen: Screen, group: Record) -> None:
     took = span(group["finished_at"] - group["started_at"])
-    known = f"prompt {group['prompt_id']}, sampled by {group['worker'] or DASH} in {took}"
+    known = f"prompt {group['prompt_id']}, made by {group['worker'] or DASH} in {took}"
     screen.put((LABEL.format("group"), "dim"), known)
-    table = Table(screen, INDENT, ">reward", ">length", "finish", "versions", "first tokens")
-    shown = group["trajectories"][:MAX_TRAJECTORIES]
+    trajectories = group["trajectories"]
+    last = "first tokens" if "first_tokens" in trajectories[0] else "image"
+    shown = trajectories[:MAX_TRAJECTORIES]
+    table = Table(screen, INDENT, ">reward", ">length", "finish", "versions", last)
     table.put([INDENT, *_trajectory_row(trajectory)] for trajectory in shown)
-    if len(shown) < len(group["trajectories"]):
-        screen.put((f"     and {len(group['trajectories']) - len(shown)} more (--json has them all)", "dim"))
+    if len(shown) < len(trajectories):
+        screen.put((f"{INDENT}and {len(trajectories) - len(shown)} more (--json has them all)", "dim"))
 
 
 def _trajectory_row(trajectory: Record) -> list[str]:
-    versions, tokens = trajectory.get("versions", []), trajectory.get("first_tokens", [])
+    versions = trajectory["versions"]
+    if "first_tokens" in trajectory:
+        tokens = trajectory["first_tokens"]
+        last = " ".join(map(str, tokens)) + (" …" if trajectory["length"] > len(tokens) else "")
+    else:
+        shape = "×".join(map(str, trajectory["latents"]))
+        last = f"latents {shape}, seed {trajectory['seed']}, guidance {trajectory['guidance']:g}"
     return [
         f"{trajectory['reward']:.4g}",
         str(trajectory["length"]),
         trajectory.get("finish_reason", DASH),
         " ".join(map(str, versions[:3])) + ("…" if len(versions) > 3 else ""),
-        " ".join(map(str, tokens)) + (" …" if trajectory["length"] > len(tokens) else ""),
+        last,
     ]
 
 

@@ -8,13 +8,13 @@ import sys
 import time
 from typing import Any
 
-import msgpack
 import numpy as np
 import pytest
 
+from areal.broker.codec import encode_prompt
 from areal.broker.dead import DeadLetters
 from areal.broker.lane import Depth
-from areal.broker.trajectory import NOT_AN_ACTION, Group, TokenTrajectory
+from areal.broker.trajectory import NOT_AN_ACTION, DenoisingTrajectory, Group, Prompt, TokenTrajectory
 from areal.launch.cli import main
 from areal.launch.letter import MAX_TRAJECTORIES, telling_line
 
@@ -132,7 +132,7 @@ def test_a_group_is_shown_trajectory_by_trajectory(stage: Stage, areal: Areal, r
     made = Group(0, (tokens(reward=0.25, sampled=20, reason="length"), *many), "rollout-1", 10.0, 12.5)
     letter = stage.bury_group("not finite", made)
     code, out, _ = areal("dead", "show", run, letter.entry)
-    assert code == 0 and "  group     prompt 0, sampled by rollout-1 in 2.5 s\n" in out
+    assert code == 0 and "  group     prompt 0, made by rollout-1 in 2.5 s\n" in out
     head, first, second = lines(out[out.index("reward") :])[:3]
     assert head == ["reward", "length", "finish", "versions", "first tokens"]
     assert first == ["0.25", "20", "length", "4 5 6…", "12 13 14 15 16 17 18 19 20 21 22 23 …"]
@@ -149,6 +149,27 @@ def test_a_group_is_shown_trajectory_by_trajectory(stage: Stage, areal: Areal, r
         "versions": list(range(4, 14)),
         "first_tokens": list(range(12, 24)),
     }
+
+
+def test_a_group_of_images_is_shown_too(stage: Stage, areal: Areal, run: str) -> None:
+    image = DenoisingTrajectory(
+        latents=np.zeros((4, 2, 8, 8), np.float16),
+        timesteps=np.array([900, 500, 100], np.int32),
+        behaviour_logprobs=np.array([-10, 5, 2000], np.float32),
+        version=7,
+        condition={"prompt": NASTY},
+        guidance=1.5,
+        seed=11,
+        reward=0.125,
+    )
+    letter = stage.bury_group("not finite", Group(0, (image,), "w", 0.0, 1.0))
+    out = areal("dead", "show", run, letter.entry)[1]
+    assert lines(out[out.index("reward") :])[:2] == [
+        ["reward", "length", "finish", "versions", "image"],
+        ["0.125", "3", "–", "7", "latents 4×2×8×8, seed 11, guidance 1.5"],
+    ]
+    (trajectory,) = json.loads(areal("dead", "show", run, letter.entry, "--json")[1])["payload"]["trajectories"]
+    assert (trajectory["condition"], trajectory["latents"]) == ({"prompt": NASTY}, [4, 2, 8, 8])
 
 
 def test_several_are_shown_in_the_order_they_were_named(stage: Stage, areal: Areal, run: str) -> None:
@@ -280,15 +301,10 @@ def test_thousands_are_listed_tried_again_and_dropped(stage: Stage, areal: Areal
 
 def hostile(stage: Stage) -> list[str]:
     """Letters that nobody of ours has written; returns their entries."""
-    nested: Any = 0
-    for _ in range(400):
-        nested = [nested]
-    header = msgpack.packb({"arrays": {}, "id": 1, "min_version": 0, "group_size": 1, "row": {"a": nested, "b": NASTY}})
-    header += bytes(-len(header) % 8)
-    deep = bytes([1, 1]) + len(header).to_bytes(4, "little") + bytes(2) + header
+    row = encode_prompt(Prompt(1, 0, 1, {NASTY: [NASTY, float("nan")]}))
     return [
         stage.put({"id": NASTY, "from": NASTY, "cause": NASTY, "worker": NASTY, "attempts": NASTY, "body": NASTY}),
-        stage.put({"id": "1", "from": "prompts", "cause": TRACEBACK.replace("no answer", NASTY), "body": deep}),
+        stage.put({"id": "1", "from": "prompts", "cause": TRACEBACK.replace("no answer", NASTY), "body": row}),
         stage.put({"id": "2", "from": "groups", "claim": NASTY, "cause": b"\xff\xfe"}),
         stage.put({"id": "3", "from": "prompts", "cause": "a\r\nb\rc\u2028d\ttab", "body": b"\x00" * 100}),
         stage.put({"other": "x"}),
@@ -321,11 +337,12 @@ def test_nothing_of_it_reaches_a_terminal_raw(
 
 
 def test_payloads_that_cannot_be_read_are_told_as_such(stage: Stage, areal: Areal, run: str) -> None:
-    odd, deep, gone, zeros, empty, far = hostile(stage)
+    odd, row, gone, zeros, empty, far = hostile(stage)
     told = {}
-    for line in areal("dead", "show", run, odd, deep, gone, zeros, empty, far, "--json")[1].splitlines():
+    for line in areal("dead", "show", run, odd, row, gone, zeros, empty, far, "--json")[1].splitlines():
         record = json.loads(line)
         told[record["entry"]] = record["payload"].get("error", "")
+    assert told[row] == ""
     assert re.match(r"\d+ bytes that cannot be read: .*wire format", told[odd])
     assert told[gone] == told[empty] == told[far] == "its bytes are gone"
     assert "wire format 0" in told[zeros]
