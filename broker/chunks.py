@@ -19,7 +19,7 @@ from typing import Any
 import redis
 
 from .client import Client
-from .errors import BrokerError, BrokerUnavailable, CodecError
+from .errors import BrokerError, CodecError
 from .folder import FILE_NAME, checksum, verify, weight_files
 from .keys import Keys
 from .scratch import Scratch
@@ -158,10 +158,7 @@ class RedisChunks:
         pipeline = self._client.pipeline(transaction=False)
         for command in commands:
             pipeline.execute_command(*command)
-        try:
-            replies: list[Any] = pipeline.execute(raise_on_error=False)  # whose errors would quote the chunks
-        except (redis.ConnectionError, redis.TimeoutError) as error:
-            raise BrokerUnavailable(f"{self._where} did not answer {commands[0][0]}: {error}") from error
+        replies: list[Any] = pipeline.execute(raise_on_error=False)  # whose errors would quote the chunks
         refused = next((reply for reply in replies if isinstance(reply, redis.RedisError)), None)
         if refused is not None:
             raise BrokerError(f"{self._where} refused weights: {refused}") from refused

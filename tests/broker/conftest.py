@@ -19,16 +19,15 @@ from areal.broker.server import find_server
 START_TIMEOUT_S = 10.0
 
 
-@pytest.fixture
-def epoch(client: Client, run: str) -> int:
-    """Of the learner that leads the run."""
-    return Bulletin(client, run).lead()
-
-
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """Low enough that a node of a cluster finds its second port, 10,000 above, free to use."""
+    with contextlib.ExitStack() as taken:
+        while True:
+            probe = taken.enter_context(socket.socket())
+            probe.bind(("127.0.0.1", 0))
+            port = int(probe.getsockname()[1])
+            if port < 55_000:
+                return port
 
 
 class RawRedis:
@@ -171,3 +170,9 @@ def proxy() -> Iterator[Callable[..., Proxy]]:
     yield start
     for one in made:
         one.close()
+
+
+@pytest.fixture
+def epoch(client: Client, run: str) -> int:
+    """Of the learner that leads the run."""
+    return Bulletin(client, run).lead()

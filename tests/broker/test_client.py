@@ -20,6 +20,7 @@ from areal.broker.config import BrokerConfig
 from areal.broker.errors import BrokerError, BrokerUnavailable, ConfigError
 from areal.broker.lane import Lane
 from areal.broker.server import EmbeddedRedis
+from areal.broker.tickets import Tickets
 from areal.broker.trajectory import Prompt
 
 from .conftest import Proxy, SpawnRedis
@@ -94,13 +95,13 @@ def test_a_server_that_goes_deaf_is_named_with_what_was_awaited(
 ) -> None:
     between = proxy(int(redacted(redis_url).partition(":")[2]))
     client = connect(redis_url.replace(redacted(redis_url), f"127.0.0.1:{between.port}"), timeout_s=0.5)
-    lane = Lane(client, run, "train", BrokerConfig())
+    lane, tickets = Lane(client, run, "train"), Tickets(client, run, "train", BrokerConfig())
     between.deaf = True
     for call, name in (
-        (lambda: lane.lease("a", count=1, timeout_s=1), "XAUTOCLAIM"),
+        (lambda: tickets.lease("a", count=1, timeout_s=1), "XAUTOCLAIM"),
         (lambda: lane.take("0", count=1, timeout_s=1), "XREAD"),
-        (lane.depth, "EVALSHA"),
-        (lambda: Bulletin(client, run).lead(), r"a pipeline of 2 \(SET, INCRBY\)"),
+        (lambda: Bulletin(client, run).lead(), "EVALSHA"),
+        (lane.depth, r"a pipeline of 6 \(GET, XLEN, SCARD\)"),
         (lambda: client.pipeline().watch("key"), "WATCH"),
     ):
         began = time.monotonic()
@@ -134,14 +135,14 @@ def test_a_call_whose_connection_is_cut_is_made_again(
 ) -> None:
     between = proxy(int(redacted(redis_url).partition(":")[2]))
     client = connect(redis_url.replace(redacted(redis_url), f"127.0.0.1:{between.port}"), timeout_s=5.0)
-    lane = Lane(client, run, "train", BrokerConfig())
+    lane = Lane(client, run, "train")
     between.replies_to_drop = 1
     if pipelined:
-        assert Bulletin(client, run).lead() == 2  # Redis had counted before the reply was lost
+        assert client.pipeline().incr(run).execute() == [2]  # Redis had counted before the reply was lost
     else:
         epoch = Bulletin(client, run).lead()
         between.replies_to_drop = 1
-        assert lane.issue(prompts(3), epoch=epoch) == 3
+        assert lane.issue(prompts(3), after=0, epoch=epoch) == 3
         assert lane.depth().prompts == 3
     client.close()
 
@@ -212,11 +213,11 @@ def test_what_is_no_redis_is_refused(fake: Callable[..., OldRedis]) -> None:
 def test_a_full_server_is_waited_for_and_then_named(spawn: SpawnRedis, run: str) -> None:
     server = spawn("maxmemory-policy noeviction", "appendonly yes")
     client, admin = connect(server.url, timeout_s=1.0), connect(server.url)
-    lane, epoch = Lane(client, run, "train", BrokerConfig()), Bulletin(client, run).lead()
-    lane.issue(prompts(3), epoch=epoch)
+    lane, epoch = Lane(client, run, "train"), Bulletin(client, run).lead()
+    lane.issue(prompts(3), after=0, epoch=epoch)
     admin.config_set("maxmemory", "1")
     for call in (
-        lambda: lane.issue([Prompt(3, 0, 1, {})], epoch=epoch),
+        lambda: lane.issue([Prompt(3, 0, 1, {})], after=3, epoch=epoch),
         lambda: Bulletin(client, run).report({"kind": "event", "time": 0}),
         lambda: Bulletin(client, run).lead(),
     ):
@@ -225,7 +226,7 @@ def test_a_full_server_is_waited_for_and_then_named(spawn: SpawnRedis, run: str)
         ):
             call()
     threading.Timer(0.3, lambda: admin.config_set("maxmemory", "0")).start()
-    assert lane.issue([Prompt(3, 0, 1, {})], epoch=epoch) == 4
+    assert lane.issue([Prompt(3, 0, 1, {})], after=3, epoch=epoch) == 4
     client.close()
     admin.close()
 
@@ -233,14 +234,14 @@ def test_a_full_server_is_waited_for_and_then_named(spawn: SpawnRedis, run: str)
 def test_a_replica_is_waited_for_until_it_is_the_master(spawn: SpawnRedis, run: str) -> None:
     server = spawn("appendonly yes")
     client, admin = connect(server.url, timeout_s=0.5), connect(server.url)
-    lane = Lane(client, run, "train", BrokerConfig())
+    lane = Lane(client, run, "train")
     epoch = Bulletin(client, run).lead()
     admin.replicaof("127.0.0.1", "1")
-    for call in (lambda: lane.issue(prompts(1), epoch=epoch), lambda: client.set("key", 1)):
+    for call in (lambda: lane.issue(prompts(1), after=0, epoch=epoch), lambda: client.set("key", 1)):
         with pytest.raises(BrokerUnavailable, match="read-only replica: name its master"):
             call()
     threading.Timer(0.2, lambda: admin.replicaof("NO", "ONE")).start()
-    assert lane.issue(prompts(1), epoch=epoch) == 1
+    assert lane.issue(prompts(1), after=0, epoch=epoch) == 1
     client.close()
     admin.close()
 
@@ -379,10 +380,10 @@ def test_a_command_that_fails_in_a_pipeline_is_its_callers(client: Client, run: 
 
 def test_threads_share_a_client_through_a_restart(server: EmbeddedRedis) -> None:
     client = connect(server.url, timeout_s=10.0)
-    Lane(client, "run", "train", BrokerConfig()).issue(prompts(1), epoch=Bulletin(client, "run").lead())
+    Lane(client, "run", "train").issue(prompts(1), after=0, epoch=Bulletin(client, "run").lead())
 
     def work(index: int) -> int:
-        lane = Lane(client, "run", "train", BrokerConfig())
+        lane = Lane(client, "run", "train")
         for step in range(40):
             lane.depth()
             client.pipeline().set(f"{index}", step).get(f"{index}").execute()

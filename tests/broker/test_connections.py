@@ -9,19 +9,23 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import pytest
 import redis
 
 from areal.broker.bulletin import Bulletin
+from areal.broker.chunks import RedisChunks
 from areal.broker.client import Client, connect
 from areal.broker.config import BrokerConfig
+from areal.broker.dead import DeadLetters
 from areal.broker.errors import BrokerError, BrokerUnavailable, ConfigError
 from areal.broker.lane import Lane
-from areal.broker.trajectory import NOT_AN_ACTION, Group, Prompt, TokenTrajectory
+from areal.broker.rollcall import Member, RollCall
+from areal.broker.tickets import Tickets
+from areal.broker.transport import SharedDirectory
 from areal.broker.weights import WeightStore
 
 from .conftest import Proxy, RawRedis, SpawnRedis
+from .samples import group, prompts
 
 CONFIG = BrokerConfig(lease_s=0.1, max_attempts=1)
 FAILOVER_S = 15.0
@@ -29,44 +33,52 @@ FAILOVER_S = 15.0
 StartProxy = Callable[..., Proxy]
 
 
-def group(prompt_id: int) -> Group:
-    versions = np.array([NOT_AN_ACTION, 0], np.int32)
-    trajectory = TokenTrajectory(np.array([1, 2], np.int32), versions, np.array([0, -1], np.float32), 1.0)
-    return Group(prompt_id, (trajectory,), "w")
-
-
 def use(client: Client, run: str, directory: Path) -> None:
     """Every operation of the protocol, once at least."""
-    lane, bulletin, store = (
-        Lane(client, run, "train", CONFIG),
-        Bulletin(client, run),
-        WeightStore(client, run, directory),
-    )
-    epoch = bulletin.lead()
-    bulletin.order("drain")
+    use_lane(client, run)
+    bulletin, roll = Bulletin(client, run), RollCall(client, run, silent_after_s=60)
+    bulletin.keep_order("drain")
     bulletin.report({"kind": "event", "time": 0})
     assert bulletin.ordered() == "drain" and bulletin.last() != "0"
     assert len(bulletin.read("0", timeout_s=0.01)[0]) == 1
-    lane.skip_to(2, epoch=epoch)
-    assert lane.issue([], epoch=epoch) == 2
-    assert lane.issue([Prompt(i, 0, 1, {}) for i in range(2, 7)], epoch=epoch) == 7
-    leases = lane.lease("a", count=4, timeout_s=1)
-    assert lane.renew("a", leases) == set()
-    assert [lane.complete(lease, group(lease.prompt.id)) for lease in leases[:2]] == [True, True]
-    assert not lane.fail("a", leases[2], "failed")
-    lane.release("a", leases[3])
+    roll.beat(Member("a", "rollout", "host", 1, 0, 0, 0))
+    assert [heard.member.name for heard in roll.heard()] == ["a"]
+    roll.leave("a")
+    for version, transport in ((1, SharedDirectory(directory)), (2, RedisChunks(client, run))):
+        store = WeightStore(client, run, transport)
+        published = store.publish(version, write, epoch=bulletin.lead())
+        assert store.wait(0, timeout_s=0.1) == store.latest() == published
+        assert (store.fetch(published) / "a.safetensors").read_bytes() == b"weights"
+
+
+def use_lane(client: Client, run: str) -> None:
+    lane, tickets = Lane(client, run, "train"), Tickets(client, run, "train", CONFIG)
+    letters = DeadLetters(client, run, "train")
+    epoch = Bulletin(client, run).lead()
+    assert lane.issue(prompts(0, 7), after=0, epoch=epoch) == 7
+    leases = tickets.lease("a", count=4, timeout_s=1)
+    assert tickets.renew("a", leases) == set()
+    assert [tickets.complete(lease, group(lease.prompt.id)) for lease in leases[:2]] == [True, True]
+    assert not tickets.fail("a", leases[2], "failed")
+    tickets.release("a", leases[3])
     time.sleep(0.55)  # the next one to ask looks for what has been released
-    assert [lease.entry for lease in lane.lease("b", count=1, timeout_s=1)] == [leases[3].entry]
-    lane.lease("b", count=1, timeout_s=1)
+    assert [lease.entry for lease in tickets.lease("b", count=1, timeout_s=1)] == [leases[3].entry]
+    tickets.lease("b", count=3, timeout_s=1)
     time.sleep(0.55)
-    assert lane.lease("c", count=5, timeout_s=0) == []  # two leases have expired, and were the last try
+    assert tickets.lease("c", count=9, timeout_s=0) == []  # those leases have expired, and were the last try
     deliveries, _ = lane.take("0", count=4, timeout_s=1)
-    lane.reject(deliveries[0], "rejected")
-    assert lane.acknowledge([deliveries[1].entry], epoch=epoch) == 1
-    assert len(lane.dead_letters()) == 4
-    assert (lane.depth().issued, lane.depth().prompts, lane.depth().groups) == (7, 0, 0)
-    published = store.publish(1, lambda folder: (folder / "a.safetensors").touch(), epoch=epoch)
-    assert store.wait(0, timeout_s=0.1) == store.latest() == published
+    assert lane.reject(deliveries[0], "rejected", epoch=epoch)
+    assert lane.acknowledge([deliveries[1].receipt], epoch=epoch) == 1
+    dead = letters.list()
+    assert letters.get(dead[0].entry) == dead[0] and letters.payload(dead[-1])
+    assert (letters.retry(dead[:1]), letters.drop(dead[1:])) == (1, len(dead) - 1)
+    assert lane.listing().again == lane.resume(5, epoch=epoch) == 1
+    assert lane.reissue(prompts(1, 1), epoch=epoch) == 1
+    assert lane.positions() == set(range(7)) and lane.depth().issued == 7
+
+
+def write(folder: Path) -> None:
+    (folder / "a.safetensors").write_bytes(b"weights")
 
 
 # TLS
@@ -193,7 +205,7 @@ def test_a_unix_socket_carries_everything_and_heals(spawn: SpawnRedis, run: str,
         connect(url, timeout_s=0.2)
     assert "secret" not in str(caught.value)
     server.start()
-    assert Lane(client, run, "train", CONFIG).depth().issued == 7
+    assert Lane(client, run, "train").depth().issued == 7
     client.close()
 
 
@@ -218,7 +230,7 @@ def test_a_user_needs_the_rights_that_are_documented(
         lambda: client.pipeline().set("elsewhere", 1).execute(),
         lambda: client.pipeline(transaction=False).set("elsewhere", 1).execute(),
         lambda: client.eval("return redis.call('FLUSHALL')", 0),
-        lambda: Bulletin(connect(server.url.replace("//", "//reader-7@")), run).order("run"),
+        lambda: Bulletin(connect(server.url.replace("//", "//reader-7@")), run).keep_order("run"),
     ):
         with pytest.raises(BrokerError, match="ACL does not permit") as caught:
             call()
@@ -240,14 +252,14 @@ def test_the_client_follows_a_failover(spawn: SpawnRedis, run: str) -> None:
     url = f"redis+sentinel://:secret@127.0.0.1:1,127.0.0.1:{sentinel.port}/mymaster/0"
     client = connect(url, timeout_s=FAILOVER_S)
     await_that(lambda: "slave0" in redis_info(sentinel))
-    lane, epoch = Lane(client, run, "train", BrokerConfig()), Bulletin(client, run).lead()
-    assert lane.issue([Prompt(0, 0, 1, {})], epoch=epoch) == 1
+    lane, epoch = Lane(client, run, "train"), Bulletin(client, run).lead()
+    assert lane.issue(prompts(0, 1), after=0, epoch=epoch) == 1
     client.wait(1, 1000)
     answers: list[object] = []
     busy = threading.Thread(target=lambda: answers.append(client.pipeline().set("a", 1).get("a").execute()))
     master.kill()
     busy.start()
-    assert lane.issue([Prompt(1, 0, 1, {})], epoch=epoch) == 2
+    assert lane.issue(prompts(1, 1), after=1, epoch=epoch) == 2
     busy.join(FAILOVER_S)
     assert answers == [[True, b"1"]]
     assert client.info("server")["tcp_port"] == replica.port
