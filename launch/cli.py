@@ -13,6 +13,8 @@ from .. import __version__
 if TYPE_CHECKING:
     from .locate import Located, Place
 
+RAW = argparse.RawDescriptionHelpFormatter
+
 EXAMPLES = """\
 examples:
   areal run configs/quickstart.yaml                         train; run it again to resume where it stopped
@@ -172,7 +174,7 @@ def _parser() -> argparse.ArgumentParser:
         prog="areal",
         description="Asynchronous RL post-training: rollout workers and a learner, with a Redis broker between them.",
         epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=RAW,
     )
     parser.add_argument("--version", action="version", version=f"areal {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
@@ -258,6 +260,3 @@ def _add_json(command: argparse.ArgumentParser) -> None:
 
 def _sentence(says: str) -> str:
     return says[0].upper() + says[1:] + "."
-
-
-RAW = argparse.RawDescriptionHelpFormatter

@@ -23,6 +23,7 @@ from rich.text import Text
 
 from .records import Record, number, step_span_s, surviving_steps
 from .rundir import as_argument
+from .screen import safe
 
 WINDOW_STEPS = 8  # rates and waits of the learner are over the last steps,
 WINDOW_RECORDS = 12  # and those of a worker over its last records, one a second
@@ -288,7 +289,7 @@ class Progress:
 
     def _print_event(self, record: Record) -> None:
         level = record["level"]
-        said = record["text"] if level == "info" else f"{level}: {record['text']}"
+        said = safe(record["text"] if level == "info" else f"{level}: {record['text']}")
         elapsed = f"{max(record['time'] - self._started_at, 0):5.1f} s  "
         self._print(Text.assemble((elapsed, "dim"), (said, LEVEL_STYLES.get(level, ""))))
 
