@@ -35,7 +35,7 @@ class BrokerError(ArealError):
 
 
 class BrokerUnavailable(BrokerError):
-    """Redis cannot be reached."""
+    """Redis cannot be reached, or has refused what may pass for the whole deadline."""
 
 
 class CodecError(BrokerError):

@@ -261,6 +261,8 @@ class Progress:
 
     def show(self, record: Record) -> None:
         """Take in a record of any kind."""
+        if record["kind"] == "event":
+            record = record | {"text": safe(record["text"])}
         with self._guard:
             self._status.add(record)
         if record["kind"] == "event":
@@ -289,7 +291,7 @@ class Progress:
 
     def _print_event(self, record: Record) -> None:
         level = record["level"]
-        said = safe(record["text"] if level == "info" else f"{level}: {record['text']}")
+        said = record["text"] if level == "info" else f"{level}: {record['text']}"
         elapsed = f"{max(record['time'] - self._started_at, 0):5.1f} s  "
         self._print(Text.assemble((elapsed, "dim"), (said, LEVEL_STYLES.get(level, ""))))
 

@@ -11,12 +11,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
+from ..broker.address import with_credentials
 from ..broker.bulletin import DRAIN, RUN, Bulletin
 from ..broker.client import connect
 from ..broker.errors import BrokerUnavailable, ConfigError, EngineError
 from ..broker.rollcall import RollCall
 from ..broker.server import EmbeddedRedis
-from .config import RunConfig, to_yaml, without_secrets
+from .config import RunConfig, to_yaml
 from .models import resolve_model
 from .progress import Progress
 from .records import Tally
@@ -182,7 +183,7 @@ class Driver:
 
     def _roles(self, url: str) -> list[RoleSpec]:
         names = ["learner", *(f"rollout-{index}" for index in range(self._config.rollout.workers))]
-        config = without_secrets(self._config)
+        config = self._config.model_dump(mode="json")
         shared = (config, self._model_path, url, str(self._rundir.path), self._rundir.key)
         return [RoleSpec(name, *shared, index=max(0, place - 1)) for place, name in enumerate(names)]
 
@@ -190,7 +191,7 @@ class Driver:
     def _redis(self) -> Iterator[str]:
         """The broker's URL, of a server that lives as long as this run unless one was named."""
         if self._config.broker.url is not None:
-            yield self._config.broker.url
+            yield with_credentials(self._config.broker.url)  # for roles on nodes whose environment has none
             return
         self._server = EmbeddedRedis(self._rundir.path / REDIS, start_timeout_s=self._config.broker.timeout_s)
         self._say("starting redis")
