@@ -1,6 +1,7 @@
 """The runs that a Redis holds, as their keys tell; each sees its own alone."""
 
 import re
+from collections import Counter
 from typing import Any
 
 from .client import Client
@@ -12,9 +13,14 @@ RUN_OF_KEY = re.compile(re.escape(PREFIX) + r"\{(.+?)\}:")
 
 def list_runs(client: Client) -> list[str]:
     """The names of the runs that have any key, sorted."""
+    return sorted(count_keys(client))
+
+
+def count_keys(client: Client) -> Counter[str]:
+    """How many keys each of the runs has that have any."""
     keys: Any = client.scan_iter(match=f"{PREFIX}{{*}}:*", count=SCAN_COUNT)
-    found = (RUN_OF_KEY.match(key.decode(errors="replace")) for key in keys)
-    return sorted({match[1] for match in found if match})
+    found = (RUN_OF_KEY.match(key.decode(errors="replace")) for key in set(keys))  # a scan may bring a key twice
+    return Counter(match[1] for match in found if match)
 
 
 def purge(client: Client, run: str) -> int:

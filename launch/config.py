@@ -63,6 +63,12 @@ class RunConfig(BaseModel):
         return (self.directory / self.run).resolve()
 
 
+class BrokerPart(BaseModel):
+    """The part of a configuration that leads to a run's Redis."""
+
+    broker: BrokerConfig = Field(default_factory=BrokerConfig)
+
+
 class WarmstartFile(BaseModel):
     """Everything that `areal pretrain` can be told."""
 
@@ -95,6 +101,11 @@ def load_warmstart_config(path: Path, overrides: Sequence[str] = ()) -> Warmstar
     config = validated(WarmstartFile, _load(path, overrides), path).warmstart
     config.output = path.resolve().parent / config.output
     return config
+
+
+def load_broker_config(path: Path) -> BrokerConfig:
+    """What a run's config.yaml says of the broker, whatever the rest of it says. Raises ConfigError."""
+    return validated(BrokerPart, _load(path, ()), path).broker
 
 
 def to_yaml(config: BaseModel) -> str:

@@ -22,7 +22,7 @@ from .models import resolve_model
 from .progress import Progress
 from .records import Tally
 from .roles import RoleSpec
-from .rundir import METRICS, RunDirectory, read_metrics
+from .rundir import METRICS, REDIS, RunDirectory, read_metrics
 from .supervisor import Supervisor
 from .watch import RollWatch
 
@@ -193,7 +193,7 @@ class Driver:
         if self._config.broker.url is not None:
             yield with_credentials(self._config.broker.url)  # for roles on nodes whose environment has none
             return
-        self._server = EmbeddedRedis(self._rundir.path / "redis", start_timeout_s=self._config.broker.timeout_s)
+        self._server = EmbeddedRedis(self._rundir.path / REDIS, start_timeout_s=self._config.broker.timeout_s)
         self._say("starting redis")
         try:
             yield self._server.start()
