@@ -249,7 +249,7 @@ def test_images_go_the_same_way_as_tokens(client: Client, run: str, epoch: int, 
     tickets = tickets_of(client, run, lease_s=60.0)
     issue(lane, 1, epoch)
     latents = np.random.default_rng(0).standard_normal((3, 4, 64, 64)).astype(np.float16)
-    steps, logprobs = np.array([999, 499], np.int32), np.array([-1e4, 1e4], np.float32)
+    steps, logprobs = np.array([999, 666, 333], np.int32), np.array([-1e4, 1e4], np.float32)
     image = DenoisingTrajectory(latents, steps, logprobs, 0, {"prompt": "0"}, guidance=8.0, seed=1, reward=1.0)
     assert tickets.complete(lease(tickets, "a", 1)[0], Group(0, (image,), "a"))
     (taken,) = lane.take("0", count=1, timeout_s=1)[0][0].group.trajectories
