@@ -20,6 +20,7 @@ class BrokerConfig(BaseModel):
     )
     lease_s: float = Field(5.0, gt=0, description="a worker silent for so long loses the prompts it holds")
     max_attempts: int = Field(3, ge=1, description="after so many failed tries a prompt becomes a dead letter")
+    max_dead_letters: int = Field(1000, ge=0, description="with more of them than that, the run ends on an error")
     timeout_s: float = Field(30.0, gt=0, description="how long Redis may fail to answer before the caller gives up")
     weights: Literal["directory", "redis"] = Field(
         "directory",

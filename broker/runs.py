@@ -5,9 +5,11 @@ from collections import Counter
 from typing import Any
 
 from .client import Client
+from .errors import BrokerError
 from .keys import PREFIX, Keys
 
 SCAN_COUNT = 1000
+MAX_ROUNDS = 5
 RUN_OF_KEY = re.compile(re.escape(PREFIX) + r"\{(.+?)\}:")
 
 
@@ -24,12 +26,15 @@ def count_keys(client: Client) -> Counter[str]:
 
 
 def purge(client: Client, run: str) -> int:
-    """Delete all keys of a run that nobody works on any more; returns how many."""
+    """Delete all keys of a run that nobody works on any more; returns how many. Raises BrokerError if it is written to."""
     gone = 0
-    while keys := _keys_of(client, run):
+    for _ in range(MAX_ROUNDS):
+        keys = _keys_of(client, run)
+        if not keys:
+            return gone
         for first in range(0, len(keys), SCAN_COUNT):
             gone += int(client.unlink(*keys[first : first + SCAN_COUNT]))
-    return gone
+    raise BrokerError(f"{run} is being written to: its keys came back {MAX_ROUNDS} times. Stop it first")
 
 
 def _keys_of(client: Client, run: str) -> list[bytes]:

@@ -9,13 +9,13 @@ from itertools import islice
 
 from ..broker.dead import DeadLetters
 from ..broker.errors import ArealError
+from ..broker.keys import EVAL, TRAIN
 from ..broker.lane import Lane
 from .letter import Found, payload_of, put_letter, record_of, row_of
 from .locate import Located
 from .records import Record
 from .screen import Screen, Table, plural, to_json
 
-TRAIN, EVAL = LANES = ("train", "eval")
 PAGE = 64
 ENTRY = re.compile(r"\d{1,18}-\d{1,18}")
 

@@ -67,7 +67,10 @@ def open_run(run: str, place: Place) -> Iterator[Located]:
         with closing(connect(place.broker, timeout_s=ANSWER_S)) as client:
             where = redacted(place.broker)
             key = _key_on(client, run, directory, where)
-            yield Located(key, key, client, where)
+            if directory is not None and key == read_key(directory):
+                yield located_in(directory, client, place.broker, own=False)
+            else:
+                yield Located(key, key, client, where)
     elif directory is None:
         raise ArealError(_missing(run, place.directory))
     else:
@@ -148,7 +151,7 @@ def _key_on(client: Client, run: str, directory: Path | None, where: str) -> str
     for meant in (
         [key for key in keys if key == run],
         [key for key in keys if key == own],
-        [key for key in keys if key.rpartition("-")[0] == run],
+        [key for key in keys if run and key.rpartition("-")[0] == run],
         [key for key in keys if run and key.startswith(run)],
     ):
         if len(meant) == 1:

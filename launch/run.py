@@ -91,10 +91,10 @@ class Driver:
     def run(self) -> int:
         """Start everything, follow it to its end, stop everything."""
         with self._interruptible(), self._redis() as url:
-            client = connect(url, timeout_s=ANSWER_S)
+            client = self._patiently(partial(connect, url, timeout_s=ANSWER_S))
             bulletin = Bulletin(client, self._rundir.key)
-            bulletin.keep_order(RUN)
-            after = bulletin.last()
+            self._patiently(partial(bulletin.keep_order, RUN))
+            after = self._patiently(bulletin.last)
             supervisor = Supervisor(
                 self._config.cluster,
                 self._roles(url),
@@ -135,7 +135,10 @@ class Driver:
         """Take in the records since `after`; returns where to go on from."""
         records, after = self._patiently(lambda: bulletin.read(after, timeout_s=READ_S))
         for record in records:
-            self._take(record)
+            try:
+                self._take(record)
+            except (KeyError, TypeError, ValueError, OverflowError) as error:  # who knows who wrote it
+                logger.warning("a record of kind %r is not as it should be (%r)", record["kind"], error)
         return after
 
     def _patiently(self, call: Callable[[], T]) -> T:

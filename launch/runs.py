@@ -15,13 +15,13 @@ from ..broker.bulletin import RUN, Bulletin
 from ..broker.chunks import RedisChunks
 from ..broker.client import Client, connect
 from ..broker.errors import ArealError
+from ..broker.keys import LANES, TRAIN
 from ..broker.lane import Depth, Lane
 from ..broker.rollcall import Heard
 from ..broker.runs import count_keys
 from ..broker.runs import purge as purge_keys
 from ..broker.server import find_live
 from ..broker.weights import WeightStore
-from .letters import LANES
 from .locate import ANSWER_S, Located, Place, located_in, run_directories, shared_broker
 from .records import Record
 from .rundir import REDIS, SUMMARY, hold, read_summary
@@ -109,6 +109,7 @@ def purge(run: Located, *, yes: bool) -> int:
         if not yes and not _agreed(f"Delete the {plural(keys, 'key')} of {run.name} on redis at {run.redis}?"):
             screen.put("nothing was deleted")
             return 1
+        _refuse_if_at_work(run)  # the answer may have taken its time
         gone = purge_keys(run.client, run.key)
     left = f"{run.directory}/" if run.directory else "the run directory"
     screen.put(f"{plural(gone, 'key')} of {run.name} deleted; {left} is left as it is")
@@ -220,7 +221,7 @@ def _state(run: Located, roll: tuple[Heard, ...]) -> str:
 
 
 def _row(view: View) -> list[str | Text]:
-    train = view.lanes.get(LANES[0])
+    train = view.lanes.get(TRAIN)
     counts = (train.issued, train.prompts, train.groups) if train else (None,) * 3
     silent = sum(heard.silent for heard in view.roll)
     roles = f"{len(view.roll) - silent}" + (f", {silent} silent" if silent else "") if view.lanes else DASH

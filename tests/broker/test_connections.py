@@ -67,12 +67,12 @@ def use_lane(client: Client, run: str) -> None:
     time.sleep(0.55)
     assert tickets.lease("c", count=9, timeout_s=0) == []  # those leases have expired, and were the last try
     deliveries, _ = lane.take("0", count=4, timeout_s=1)
-    assert lane.reject(deliveries[0], "rejected", epoch=epoch)
+    assert lane.reject(deliveries[0].receipt, "rejected", worker="w", epoch=epoch)
     assert lane.acknowledge([deliveries[1].receipt], epoch=epoch) == 1
     dead = letters.list()
     assert letters.get(dead[0].entry) == dead[0] and letters.payload(dead[-1])
     assert (letters.retry(dead[:1]), letters.drop(dead[1:])) == (1, len(dead) - 1)
-    assert lane.listing().again == lane.resume(5, epoch=epoch) == 1
+    assert lane.listing().again == lane.resume(5, waiting=lane.depth().again, epoch=epoch) == 1
     assert lane.reissue(prompts(1, 1), epoch=epoch) == 1
     assert lane.positions() == set(range(7)) and lane.depth().issued == 7
 

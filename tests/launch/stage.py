@@ -58,7 +58,7 @@ class Stage:
         (lease,) = tickets.lease("w", count=1, timeout_s=5)
         assert tickets.complete(lease, made or group(issued))
         (delivery,) = lane.fetch(lane.listing().groups)
-        assert lane.reject(delivery, cause, epoch=self.epoch)
+        assert lane.reject(delivery.receipt, cause, worker="w", epoch=self.epoch)
         return self.dead().list()[-1]
 
     def put(self, fields: dict[str, str | bytes], lane: str = "train", entry: str = "*") -> str:

@@ -154,7 +154,7 @@ def test_a_group_is_shown_trajectory_by_trajectory(stage: Stage, areal: Areal, r
 def test_a_group_of_images_is_shown_too(stage: Stage, areal: Areal, run: str) -> None:
     image = DenoisingTrajectory(
         latents=np.zeros((4, 2, 8, 8), np.float16),
-        timesteps=np.array([900, 500, 100], np.int32),
+        timesteps=np.array([900, 500, 100, 1], np.int32),
         behaviour_logprobs=np.array([-10, 5, 2000], np.float32),
         version=7,
         condition={"prompt": NASTY},
@@ -220,7 +220,7 @@ def test_what_is_tried_again_goes_when_the_learner_has_room(stage: Stage, areal:
     out = areal("dead", "retry", run, letters[1].entry, letters[2].entry)[1]
     assert out == f"2 dead letters of {run} will be tried again, as soon as the learner has room\n"
     assert stage.lane().depth() == Depth(3, 0, 0, 0, again=3)
-    assert stage.lane().resume(9, epoch=stage.epoch) == 3
+    assert stage.lane().resume(9, waiting=stage.lane().depth().again, epoch=stage.epoch) == 3
 
 
 def test_what_is_dropped_is_never_issued_again(stage: Stage, areal: Areal, run: str) -> None:
