@@ -6,6 +6,7 @@ from typing import Any
 
 from . import scripts
 from .client import LONGEST_BLOCK_S, Client, stream_entries
+from .errors import Fenced
 from .keys import Keys
 
 logger = logging.getLogger(__name__)
@@ -49,7 +50,13 @@ class Bulletin:
     def ordered(self) -> str:
         """The order in force."""
         word = self._client.get(self._order)
-        return word.decode() if isinstance(word, bytes) else RUN
+        return DRAIN if word == DRAIN.encode() else RUN
+
+    def require_lead(self, epoch: int) -> None:
+        """Raises Fenced unless this is the epoch of the learner that leads, or of one to whom Redis has lost the lead."""
+        leading = int(self._client.get(self._epoch) or 0)
+        if leading > epoch:
+            raise Fenced(f"this learner's epoch {epoch} is over: another learner leads the run now, in epoch {leading}")
 
     def lead(self, after: int = 0) -> int:
         """Begin a new epoch as the run's learner, above `after`, and end every earlier one's; by the time, in Unix ms."""
@@ -59,7 +66,7 @@ class Bulletin:
 def _record(fields: dict[bytes, bytes]) -> dict[str, Any] | None:
     try:
         record = json.loads(fields.get(b"record", b""))
-    except ValueError:
+    except (ValueError, RecursionError):
         record = None
     if isinstance(record, dict) and {"kind", "time"} <= record.keys():
         return record

@@ -19,7 +19,7 @@ from typing import Any
 import redis
 
 from .client import Client
-from .errors import BrokerError, BrokerUnavailable, CodecError
+from .errors import BrokerError, CodecError
 from .folder import FILE_NAME, checksum, verify, weight_files
 from .keys import Keys
 from .scratch import Scratch
@@ -37,7 +37,7 @@ FETCH_TIMEOUT_S = 300.0
 
 
 @dataclass(frozen=True, slots=True)
-class Listing:
+class Contents:
     """What the hash says of its folder: names and sizes of the files, in order, cut every `chunk_bytes`."""
 
     files: tuple[tuple[str, int], ...]
@@ -63,7 +63,7 @@ class RedisChunks:
 
     def __init__(self, client: Client, run: str, *, chunk_bytes: int = MAX_CHUNK_BYTES) -> None:
         self._client: Any = client
-        self._where = client.where
+        self._where = client.patience.where
         self._keys = Keys(run)
         self._chunk_bytes = chunk_bytes
         self._lock = threading.Lock()
@@ -115,10 +115,10 @@ class RedisChunks:
     def _send(self, name: str, folder: Path) -> None:
         """Replace what may be there under the name; the name is noted before, and again with, all that bears it."""
         files = weight_files(folder)
-        listing = Listing(tuple((file.name, file.stat().st_size) for file in files), self._chunk_bytes)
+        contents = Contents(tuple((file.name, file.stat().st_size) for file in files), self._chunk_bytes)
         key, note = self._keys.weights_of(name), ("SADD", self._keys.weights_stored, name)
-        self._run([note, ("UNLINK", key), ("HSET", key, LISTING, _encoded(listing))])
-        for chunks in _batches(_chunks(listing)):
+        self._run([note, ("UNLINK", key), ("HSET", key, LISTING, _encoded(contents))])
+        for chunks in _few_at_once(_chunks(contents)):
             self._run([note, *(("HSET", key, chunk.field, _read(folder, chunk)) for chunk in chunks)])
 
     def _receive(self, name: str, digest: int, folder: Path) -> None:
@@ -127,10 +127,10 @@ class RedisChunks:
         key = self._keys.weights_of(name)
         (encoded,) = self._fields(key, [LISTING], max_bytes=MAX_LISTING_BYTES)
         found = 0
-        listing = _decoded(encoded)
-        for file, _ in listing.files:
+        contents = _decoded(encoded)
+        for file, _ in contents.files:
             (folder / file).touch()
-        for chunks in _batches(_chunks(listing)):
+        for chunks in _few_at_once(_chunks(contents)):
             if time.monotonic() > deadline:
                 raise BrokerError(f"weights {name} were not fetched from {self._where} within {FETCH_TIMEOUT_S:g} s")
             bodies = self._fields(key, [chunk.field for chunk in chunks], max_bytes=MAX_CHUNK_BYTES)
@@ -158,23 +158,20 @@ class RedisChunks:
         pipeline = self._client.pipeline(transaction=False)
         for command in commands:
             pipeline.execute_command(*command)
-        try:
-            replies: list[Any] = pipeline.execute(raise_on_error=False)  # whose errors would quote the chunks
-        except (redis.ConnectionError, redis.TimeoutError) as error:
-            raise BrokerUnavailable(f"{self._where} did not answer {commands[0][0]}: {error}") from error
+        replies: list[Any] = pipeline.execute(raise_on_error=False)  # whose errors would quote the chunks
         refused = next((reply for reply in replies if isinstance(reply, redis.RedisError)), None)
         if refused is not None:
             raise BrokerError(f"{self._where} refused weights: {refused}") from refused
         return replies
 
 
-def _chunks(listing: Listing) -> Iterator[Chunk]:
-    for i, (file, size) in enumerate(listing.files):
-        for j, offset in enumerate(range(0, size, listing.chunk_bytes)):
-            yield Chunk(f"{i}.{j}", file, offset, min(listing.chunk_bytes, size - offset))
+def _chunks(contents: Contents) -> Iterator[Chunk]:
+    for i, (file, size) in enumerate(contents.files):
+        for j, offset in enumerate(range(0, size, contents.chunk_bytes)):
+            yield Chunk(f"{i}.{j}", file, offset, min(contents.chunk_bytes, size - offset))
 
 
-def _batches(chunks: Iterator[Chunk]) -> Iterator[list[Chunk]]:
+def _few_at_once(chunks: Iterator[Chunk]) -> Iterator[list[Chunk]]:
     while batch := list(islice(chunks, CHUNKS_AT_ONCE)):
         yield batch
 
@@ -202,11 +199,11 @@ def _is_whole(folder: Path, digest: int) -> bool:
     return True
 
 
-def _encoded(listing: Listing) -> bytes:
-    return json.dumps({"files": listing.files, "chunk_bytes": listing.chunk_bytes}).encode()
+def _encoded(contents: Contents) -> bytes:
+    return json.dumps({"files": contents.files, "chunk_bytes": contents.chunk_bytes}).encode()
 
 
-def _decoded(encoded: bytes) -> Listing:
+def _decoded(encoded: bytes) -> Contents:
     """Raises CodecError unless it lists files that a folder of weights may hold, each once, in order, and not too much."""
     try:
         found = json.loads(encoded)
@@ -222,7 +219,7 @@ def _decoded(encoded: bytes) -> Listing:
             raise ValueError(f"it speaks of {total} bytes in chunks of {chunk_bytes}")
     except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise CodecError(f"the list of files of some weights is malformed: {error}: {encoded[:100]!r}") from error
-    return Listing(tuple(files), chunk_bytes)
+    return Contents(tuple(files), chunk_bytes)
 
 
 def _is_name(value: Any) -> bool:

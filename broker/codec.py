@@ -4,12 +4,12 @@ A message is a frame (`frame.py`) of one of three kinds:
 
     prompt            header: the fields of Prompt
     token group       header: the fields of Group, and the trajectories' other fields as columns
-                      arrays: lengths int32[G], tokens int32[N], logprobs float32[A], spans int32[S, 2]
+                      arrays: tokens int32[N], logprobs float32[A], spans int32[2, S]
     denoising group   header: likewise
                       arrays: latents, timesteps and behaviour_logprobs of each trajectory in turn
 
 A group of tokens costs 8 bytes for a sampled token (id and log-probability), 4 for a given one, and 8 for each span, a
-run of tokens of one trajectory with one version: (version, length). One of images costs its latents.
+run of tokens of one trajectory with one version (`spans.py`). One of images costs its latents.
 
 Legend: G trajectories of a group, N tokens in it, A of them actions, S spans.
 """
@@ -22,9 +22,10 @@ from numpy.typing import NDArray
 
 from .errors import CodecError
 from .frame import DTYPES, Message, Pieces, pack, refusing, unpack
-from .spans import read_spans, spans_of
+from .spans import prompts_of, read_spans, spans_of
 from .trajectory import (
     MAX_GROUP_SIZE,
+    NOT_AN_ACTION,
     DenoisingTrajectory,
     Group,
     Prompt,
@@ -37,70 +38,69 @@ MAX_DEPTH = 64
 """How deep lists and maps may be nested in a prompt's row or an image's condition."""
 
 _PROMPT, _TOKEN_GROUP, _DENOISING_GROUP = 1, 2, 3
-_TOKEN_LAYOUT = [(DTYPES["i4"], 1), (DTYPES["i4"], 1), (DTYPES["f4"], 1), (DTYPES["i4"], 2)]
+_TOKEN_LAYOUT = [(DTYPES["i4"], 1), (DTYPES["f4"], 1), (DTYPES["i4"], 2)]
 
 
+@refusing("prompt")
 def encode_prompt(prompt: Prompt) -> bytes:
     """Bytes of a prompt; raises CodecError if its row holds anything but JSON values."""
     _require_json(prompt.row, f"the row of prompt {prompt.id}")
     header = {"id": prompt.id, "min_version": prompt.min_version, "group_size": prompt.group_size, "row": prompt.row}
-    with refusing("prompt"):
-        return pack(_PROMPT, header)
+    return pack(_PROMPT, header)
 
 
+@refusing("prompt")
 def decode_prompt(message: Message) -> Prompt:
     """The prompt in `message`; raises CodecError on anything else."""
-    with refusing("prompt"):
-        _, header, arrays = unpack(message, "prompt", (_PROMPT,))
-        if arrays:
-            raise CodecError("a prompt has no arrays")
-        prompt = Prompt(**header)
-        _require_json(prompt.row, f"the row of prompt {prompt.id}")
-        return prompt
+    _, header, arrays = unpack(message, "prompt", (_PROMPT,))
+    if arrays:
+        raise CodecError("a prompt has no arrays")
+    prompt = Prompt(**header)
+    _require_json(prompt.row, f"the row of prompt {prompt.id}")
+    return prompt
 
 
+@refusing("group")
 def encode_group(group: Group[Any]) -> bytes:
     """Bytes of a group of either kind; raises CodecError if a condition holds anything but JSON values."""
     trajectories = group.trajectories
-    with refusing("group"):
-        if isinstance(trajectories[0], TokenTrajectory):
-            kind, columns, arrays = _TOKEN_GROUP, _token_columns(trajectories), _token_arrays(trajectories)
-        else:
-            kind, columns, arrays = _DENOISING_GROUP, _denoising_columns(trajectories), _denoising_arrays(trajectories)
-        header = {
-            "prompt_id": group.prompt_id,
-            "worker": group.worker,
-            "started_at": float(group.started_at),
-            "finished_at": float(group.finished_at),
-            "columns": columns,
-        }
-        return pack(kind, header, arrays)
+    if isinstance(trajectories[0], TokenTrajectory):
+        kind, columns, arrays = _TOKEN_GROUP, _token_columns(trajectories), _token_arrays(trajectories)
+    else:
+        kind, columns, arrays = _DENOISING_GROUP, _denoising_columns(trajectories), _denoising_arrays(trajectories)
+    header = {
+        "prompt_id": group.prompt_id,
+        "worker": group.worker,
+        "started_at": float(group.started_at),
+        "finished_at": float(group.finished_at),
+        "columns": columns,
+    }
+    return pack(kind, header, arrays)
 
 
+@refusing("group")
 def decode_group(message: Message) -> Group[Any]:
     """The group in `message`, of either kind; raises CodecError on anything else.
 
     Tokens and latents are read-only views of the message.
     """
-    with refusing("group"):
-        kind, header, arrays = unpack(message, "group", (_TOKEN_GROUP, _DENOISING_GROUP))
-        rows = _rows(header.pop("columns"))
-        trajectories: tuple[Trajectory, ...]
-        if kind == _TOKEN_GROUP:
-            trajectories = _token_trajectories(rows, arrays)
-        else:
-            trajectories = _denoising_trajectories(rows, arrays)
-        return Group(trajectories=trajectories, **header)
+    kind, header, arrays = unpack(message, "group", (_TOKEN_GROUP, _DENOISING_GROUP))
+    columns = _checked_columns(header.pop("columns"))
+    trajectories: tuple[Trajectory, ...]
+    if kind == _TOKEN_GROUP:
+        trajectories = _token_trajectories(arrays, **columns)
+    else:
+        trajectories = _denoising_trajectories(arrays, **columns)
+    return Group(trajectories=trajectories, **header)
 
 
-def _rows(columns: dict[str, list[Any]]) -> list[dict[str, Any]]:
-    """The columns of a group as the fields of each trajectory."""
+def _checked_columns(columns: Any) -> dict[str, list[Any]]:
     if not isinstance(columns, dict) or not all(isinstance(column, list) for column in columns.values()):
         raise CodecError("the columns of a group are no map of lists")
     lengths = {len(column) for column in columns.values()}
     if len(lengths) != 1 or not 1 <= max(lengths) <= MAX_GROUP_SIZE:
         raise CodecError(f"the columns of a group have lengths {sorted(lengths)!r:.200}")
-    return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+    return columns
 
 
 def _reward_columns(trajectories: Sequence[Trajectory]) -> dict[str, list[Any]]:
@@ -115,37 +115,30 @@ def _token_columns(trajectories: Sequence[TokenTrajectory]) -> dict[str, list[An
 
 
 def _token_arrays(trajectories: Sequence[TokenTrajectory]) -> list[Pieces]:
-    lengths_G = np.array([len(t.tokens) for t in trajectories], np.int32)
-    spans = spans_of(np.concatenate([t.versions for t in trajectories]), lengths_G)
-    actions = zip(trajectories, spans.actions(), strict=True)
-    return [
-        [lengths_G],
-        [t.tokens for t in trajectories],
-        [t.behaviour_logprobs[where] for t, where in actions],
-        [np.stack([spans.versions_S, spans.lengths_S], axis=1)],
-    ]
+    spans = spans_of([t.versions for t in trajectories])
+    prompts = prompts_of(spans)
+    if prompts is None:
+        logprobs = [t.behaviour_logprobs[t.action_mask] for t in trajectories]
+    else:  # a slice is read many times faster than a mask
+        logprobs = [t.behaviour_logprobs[prompt:] for t, prompt in zip(trajectories, prompts, strict=True)]
+    return [[t.tokens for t in trajectories], logprobs, [spans]]
 
 
-def _token_trajectories(rows: list[dict[str, Any]], arrays: list[NDArray[Any]]) -> tuple[TokenTrajectory, ...]:
+def _token_trajectories(
+    arrays: list[NDArray[Any]], *, reward: list[Any], reward_parts: list[Any], finish_reason: list[Any]
+) -> tuple[TokenTrajectory, ...]:
     if [(array.dtype, array.ndim) for array in arrays] != _TOKEN_LAYOUT:
-        raise CodecError("the arrays of a token group are not lengths, tokens, logprobs and spans")
-    lengths_G, tokens_N, logprobs_A, span_array = arrays
-    if len(lengths_G) != len(rows) or lengths_G.min() < 1 or lengths_G.sum(dtype=np.int64) != len(tokens_N):
-        raise CodecError(f"the lengths of {len(rows)} trajectories do not add up to {len(tokens_N)} tokens")
-    spans = read_spans(span_array, lengths_G)
-    num_actions_G = spans.num_actions()
-    if num_actions_G.min() < 1 or num_actions_G.sum() != len(logprobs_A):
-        raise CodecError(f"{len(logprobs_A)} log-probabilities for {num_actions_G.tolist()!r:.200} actions")
+        raise CodecError("the arrays of a token group are not tokens, logprobs and spans")
+    tokens_N, logprobs_A, spans = arrays
     check_tokens(tokens_N, logprobs_A)
-    versions_N, filled_N = spans.versions(), np.zeros(len(tokens_N), np.float32)
-    trajectories, token, logprob = [], 0, 0
-    columns = (rows, lengths_G.tolist(), num_actions_G.tolist(), spans.actions())
-    for row, length, num_actions, where in zip(*columns, strict=True):
-        own = slice(token, token + length)
-        filled_N[own][where] = logprobs_A[logprob : logprob + num_actions]
-        trajectories.append(TokenTrajectory.of_checked_arrays(tokens_N[own], versions_N[own], filled_N[own], **row))
-        token, logprob = token + length, logprob + num_actions
-    return tuple(trajectories)
+    versions_N, places = read_spans(spans, len(tokens_N))
+    is_action_N = versions_N != NOT_AN_ACTION
+    if len(logprobs_A) != np.count_nonzero(is_action_N):
+        raise CodecError(f"{len(logprobs_A)} log-probabilities for {np.count_nonzero(is_action_N)} actions")
+    filled_N = np.zeros(len(tokens_N), np.float32)
+    filled_N[is_action_N] = logprobs_A
+    make, rows = TokenTrajectory.of_checked_arrays, zip(places, reward, reward_parts, finish_reason, strict=True)
+    return tuple([make(tokens_N[own], versions_N[own], filled_N[own], *row) for own, *row in rows])
 
 
 def _denoising_columns(trajectories: Sequence[DenoisingTrajectory]) -> dict[str, list[Any]]:
@@ -163,11 +156,10 @@ def _denoising_arrays(trajectories: Sequence[DenoisingTrajectory]) -> list[Piece
     return [[array] for t in trajectories for array in (t.latents, t.timesteps, t.behaviour_logprobs)]
 
 
-def _denoising_trajectories(rows: list[dict[str, Any]], arrays: list[NDArray[Any]]) -> tuple[DenoisingTrajectory, ...]:
-    if len(arrays) != 3 * len(rows):
-        raise CodecError(f"{len(arrays)} arrays for {len(rows)} trajectories, not 3 each")
-    _require_json([row["condition"] for row in rows], "a condition")
+def _denoising_trajectories(arrays: list[NDArray[Any]], **columns: list[Any]) -> tuple[DenoisingTrajectory, ...]:
+    _require_json(columns["condition"], "a condition")
     triples = zip(arrays[::3], arrays[1::3], arrays[2::3], strict=True)
+    rows = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
     return tuple(DenoisingTrajectory(*triple, **row) for triple, row in zip(triples, rows, strict=True))
 
 

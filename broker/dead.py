@@ -11,7 +11,7 @@ from .keys import LaneKeys
 CONSUMERS = "rollout"
 """The consumer group of every lane's prompts."""
 
-MAX_CAUSE = 65_536
+MAX_CAUSE = 16_384
 PAGE = 256
 
 
@@ -45,7 +45,7 @@ class DeadLetters:
     def bury(self, source: str, entry: str, cause: str, *, attempts: int = 1, worker: str = "") -> bool:
         """Move an entry out of "prompts" or "groups"; False, and nothing done, if it is gone."""
         keys = [self._keys.of(source), self._keys.dead]
-        return bool(self._bury(keys=keys, args=[CONSUMERS, entry, source, cause[-MAX_CAUSE:], attempts, worker]))
+        return bool(self._bury(keys=keys, args=[CONSUMERS, entry, source, shortened(cause), attempts, worker]))
 
     def list(self, after: str = "-", *, count: int = PAGE) -> list[DeadLetter]:
         """Up to `count`, oldest first, from those that came after entry `after`."""
@@ -78,6 +78,11 @@ class DeadLetters:
             position = str(letter.position) if letter.position >= 0 else ""
             dropped += int(self._drop(keys=keys, args=[letter.entry, position]))
         return dropped
+
+
+def shortened(cause: str) -> bytes:
+    """The end of a cause, where a traceback says what it was."""
+    return cause[-MAX_CAUSE:].encode(errors="backslashreplace")
 
 
 def number(text: bytes) -> int:

@@ -6,7 +6,8 @@ ArealError                  shown to the user without a traceback
 ├── BrokerError
 │   ├── BrokerUnavailable   Redis did not answer within its deadline
 │   ├── CodecError          bytes that are no valid message
-│   └── Fenced              a learner of an older epoch tried to issue, acknowledge or publish
+│   ├── Fenced              a learner of an older epoch tried to issue, acknowledge, publish or save
+│   └── TooManyDeadLetters  so many prompts have failed that something must be wrong with all
 ├── EngineError             the engine refused a request
 │   └── EngineDied          the engine is gone, and every request in it
 ├── RewardError             a reward raised, timed out or crashed: a failure, never a score
@@ -35,7 +36,7 @@ class BrokerError(ArealError):
 
 
 class BrokerUnavailable(BrokerError):
-    """Redis cannot be reached."""
+    """Redis cannot be reached, or has refused what may pass for the whole deadline."""
 
 
 class CodecError(BrokerError):
@@ -44,6 +45,10 @@ class CodecError(BrokerError):
 
 class Fenced(BrokerError):
     """The caller's epoch is over: another learner has taken its place."""
+
+
+class TooManyDeadLetters(BrokerError):
+    """Prompt after prompt has failed."""
 
 
 class EngineError(ArealError):

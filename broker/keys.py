@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 
 PREFIX = "areal:"
+LANES = TRAIN, EVAL = "train", "eval"
+"""The lanes of a run."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,7 +18,7 @@ class Keys:
 
     @property
     def epoch(self) -> str:
-        """Counts the learners that have led this run; only the last may write."""
+        """The epoch of the learner that leads this run; only that one may write."""
         return self.of("epoch")
 
     @property

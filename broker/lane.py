@@ -16,7 +16,7 @@ import redis
 from . import scripts
 from .client import LONGEST_BLOCK_S, Client, stream_entries
 from .codec import decode_group, encode_prompt
-from .dead import MAX_CAUSE, DeadLetters, number
+from .dead import DeadLetters, number, shortened
 from .errors import CodecError, Fenced
 from .keys import Keys, LaneKeys
 from .trajectory import Group, Prompt
@@ -57,7 +57,7 @@ class Depth:
 
 @dataclass(frozen=True, slots=True)
 class Listing:
-    """What matters to the bound: the prompts not completed, the letters to be tried again, and every group.
+    """What matters to whoever issues: the prompts not completed, the letters, those to be tried again, and every group.
 
     `server` is the process that answered: another one than before may have come up with an older state.
     """
@@ -66,6 +66,7 @@ class Listing:
     issued: int
     prompts: int
     again: int
+    dead: int
     groups: tuple[Receipt, ...]
 
 
@@ -102,11 +103,12 @@ class Lane:
             pipe.get(keys.issued)
             pipe.xlen(keys.prompts)
             pipe.xlen(keys.again)
+            pipe.xlen(keys.dead)
             pipe.info("server")
             pipe.xrange(keys.groups)
-            issued, prompts, again, server, groups = pipe.execute()
+            issued, prompts, again, dead, server, groups = pipe.execute()
         receipts = tuple(_receipt(entry.decode(), fields) for entry, fields in groups)
-        return Listing(server["run_id"], int(issued or 0), prompts, again, receipts)
+        return Listing(server["run_id"], int(issued or 0), prompts, again, dead, receipts)
 
     def positions(self) -> set[int]:
         """Every position that the lane holds: not completed, not acknowledged, dead, to be tried again, or dropped."""
@@ -128,14 +130,19 @@ class Lane:
         """Issue positions that were lost; those that wait already are passed over. Returns how many. Raises Fenced."""
         if not prompts:
             return 0
-        return int(fenced(self._reissue, [self._epoch_key, self._keys.prompts], [epoch, *_bodies(prompts)]))
+        keys = [self._epoch_key, self._keys.prompts, self._keys.groups]
+        return int(fenced(self._reissue, keys, [epoch, *_bodies(prompts)]))
 
-    def resume(self, count: int, *, epoch: int) -> int:
-        """Put up to `count` of the letters that are to be tried again back where they came from. Raises Fenced."""
+    def resume(self, count: int, *, waiting: int, epoch: int) -> int:
+        """Put up to `count` of the letters that are to be tried again back where they came from.
+
+        Nothing is done unless `waiting` of them wait: a call that is repeated puts nothing back beyond that. Returns
+        how many, 0 perhaps where the first reply was lost. Raises Fenced.
+        """
         if count <= 0:
             return 0
         keys = [self._epoch_key, self._keys.again, self._keys.prompts, self._keys.groups]
-        return int(fenced(self._resume, keys, [epoch, count]))
+        return int(fenced(self._resume, keys, [epoch, count, waiting]))
 
     def take(self, after: str, *, count: int, timeout_s: float) -> tuple[list[Delivery], str]:
         """Up to `count` groups that came after entry `after` ("0" for the oldest), and where to go on from.
@@ -166,10 +173,10 @@ class Lane:
         keys = [self._epoch_key, self._keys.groups, *(self._keys.body(receipt.claim) for receipt in receipts)]
         return int(fenced(self._acknowledge, keys, [epoch, *(receipt.entry for receipt in receipts)]))
 
-    def reject(self, delivery: Delivery, cause: str, *, epoch: int) -> bool:
+    def reject(self, receipt: Receipt, cause: str, *, worker: str, epoch: int) -> bool:
         """Dead-letter a group that must not be learned from; False if it is gone. Raises Fenced."""
         keys = [self._epoch_key, self._keys.groups, self._keys.dead]
-        about = [delivery.receipt.entry, "groups", cause[-MAX_CAUSE:], 1, delivery.group.worker]
+        about = [receipt.entry, "groups", shortened(cause), 1, worker]
         return bool(fenced(self._reject, keys, [epoch, *about]))
 
 

@@ -87,7 +87,7 @@ class RollCall:
             at_ms, _, described = value[:MAX_MEMBER_BYTES].partition(b" ")
             ago_s = max(0, now_ms - int(at_ms)) / 1000
             member = _member(json.loads(described))
-        except (ValueError, TypeError, KeyError, RecursionError):
+        except (ValueError, TypeError, KeyError, OverflowError, RecursionError):
             logger.warning("what is no member of the roll was left out: %.200r", value)
             return None
         return Heard(member, ago_s, silent=ago_s > self._silent_after_s)

@@ -55,13 +55,13 @@ local function each_id(stream, visit)
 end
 """
 
-# KEYS epoch, prompts; ARGV epoch, then position and body of each → how many were issued: all but those that are there.
+# KEYS epoch, prompts, groups; ARGV epoch, then position and body of each → how many were issued: all that are in neither.
 REISSUE = (
     FENCE
     + EACH_ID
     + """
 local there, issued = {}, 0
-each_id(KEYS[2], function(id) there[id] = true end)
+for i = 2, 3 do each_id(KEYS[i], function(id) there[id] = true end) end
 for i = 2, #ARGV, 2 do
   if not there[ARGV[i]] then
     redis.call('XADD', KEYS[2], '*', 'id', ARGV[i], 'body', ARGV[i + 1])
@@ -82,21 +82,44 @@ return held
 """
 )
 
+# Entries as tables of their known fields, filed anew elsewhere.
+FILING = """
+local function fields_of(stream, entry)
+  local found = redis.call('XRANGE', stream, entry, entry)[1]
+  if not found then return nil end
+  local fields = {id = ''}
+  for i = 1, #found[2], 2 do fields[found[2][i]] = found[2][i + 1] end
+  return fields
+end
+local function file(stream, fields, names)
+  local flat = {}
+  for _, name in ipairs(names) do
+    if fields[name] then flat[#flat + 1], flat[#flat + 2] = name, fields[name] end
+  end
+  redis.call('XADD', stream, '*', unpack(flat))
+end
+"""
+
 # KEYS prompts, groups, body; ARGV consumer group, entry, prompt id, claim, size → 1, or 0 if someone else completed it.
 # The body was put there to expire. That it does so no longer means that this very call has been done before.
-COMPLETE = """
+COMPLETE = (
+    FILING
+    + """
 local left = redis.call('PTTL', KEYS[3])
 if left == -2 then return redis.error_reply('NOBODY ' .. KEYS[3]) end
 if left == -1 then return 1 end
-redis.call('XACK', KEYS[1], ARGV[1], ARGV[2])
-if redis.call('XDEL', KEYS[1], ARGV[2]) == 0 then
+local prompt = fields_of(KEYS[1], ARGV[2])
+if not prompt or prompt.id ~= ARGV[3] then
   redis.call('UNLINK', KEYS[3])
   return 0
 end
+redis.call('XACK', KEYS[1], ARGV[1], ARGV[2])
+redis.call('XDEL', KEYS[1], ARGV[2])
 redis.call('XADD', KEYS[2], '*', 'id', ARGV[3], 'claim', ARGV[4], 'size', ARGV[5])
 redis.call('PERSIST', KEYS[3])
 return 1
 """
+)
 
 # KEYS prompts; ARGV consumer group, worker, entries… → the entries that this worker no longer holds.
 RENEW = """
@@ -119,24 +142,6 @@ local held = redis.call('XPENDING', KEYS[1], ARGV[1], ARGV[3], ARGV[3], 1)
 if not held[1] or held[1][2] ~= ARGV[2] then return 0 end
 redis.call('XCLAIM', KEYS[1], ARGV[1], 'released', 0, ARGV[3], 'IDLE', 86400000, 'RETRYCOUNT', ARGV[4], 'JUSTID')
 return 1
-"""
-
-# Entries as tables of their known fields, filed anew elsewhere.
-FILING = """
-local function fields_of(stream, entry)
-  local found = redis.call('XRANGE', stream, entry, entry)[1]
-  if not found then return nil end
-  local fields = {id = ''}
-  for i = 1, #found[2], 2 do fields[found[2][i]] = found[2][i + 1] end
-  return fields
-end
-local function file(stream, fields, names)
-  local flat = {}
-  for _, name in ipairs(names) do
-    if fields[name] then flat[#flat + 1], flat[#flat + 2] = name, fields[name] end
-  end
-  redis.call('XADD', stream, '*', unpack(flat))
-end
 """
 
 BURYING = (
@@ -184,11 +189,13 @@ return 1
 """
 )
 
-# KEYS epoch, again, prompts, groups; ARGV epoch, count → how many letters went back to where they came from.
+# KEYS epoch, again, prompts, groups; ARGV epoch, count, letters that wait → how many went back to where they came from.
+# Nothing is done unless that many wait (a retried call).
 RESUME = (
     FENCE
     + FILING
     + """
+if redis.call('XLEN', KEYS[2]) ~= tonumber(ARGV[3]) then return 0 end
 local found = redis.call('XRANGE', KEYS[2], '-', '+', 'COUNT', ARGV[2])
 for _, entry in ipairs(found) do
   local fields = fields_of(KEYS[2], entry[1])

@@ -15,7 +15,7 @@ from . import scripts
 from .chunks import RedisChunks
 from .client import LONGEST_BLOCK_S, Client
 from .config import BrokerConfig
-from .errors import BrokerError
+from .errors import BrokerError, Fenced
 from .keys import Keys
 from .lane import fenced
 from .transport import NAME, SharedDirectory, Transport, Write
@@ -67,12 +67,22 @@ class WeightStore:
         if any(published is not None and published.name == name for _, published in self._announced()):
             raise BrokerError(f"version {version} cannot be published: it has been already")
         self._forget_old(epoch)  # first, as what a learner left half-way may take the room that is needed
-        published = Published(version, name, self._transport.put(name, write))
+        published = Published(version, name, self._put(name, write, epoch))
         try:
             self._announce(published, epoch)
         finally:
             self._forget_old(epoch)
         return published
+
+    def _put(self, name: str, write: Write, epoch: int) -> int:
+        """The digest of what the transport has taken. Raises Fenced where a later learner may have swept it away."""
+        try:
+            return self._transport.put(name, write)
+        except Exception as error:
+            leads = int(self._client.get(self._epoch_key) or 0)
+            if leads > epoch:
+                raise Fenced(f"this learner's epoch {epoch} is over: another learner leads the run now") from error
+            raise
 
     def is_lost(self, published: Published) -> bool:
         """Whether neither the version nor a later one is announced, as after a Redis that came back a second older."""

@@ -1,11 +1,19 @@
 """The command `areal`."""
 
 import argparse
+import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from .. import __version__
+
+if TYPE_CHECKING:
+    from .locate import Located, Place
+
+RAW = argparse.RawDescriptionHelpFormatter
 
 EXAMPLES = """\
 examples:
@@ -13,8 +21,38 @@ examples:
   areal run configs/quickstart.yaml run=try2 learner.steps=20   the same under another name, with other settings
   areal check configs/quickstart.yaml                       print the resolved configuration, start nothing
   areal pretrain configs/warmstart_sort.yaml                make the small model that the quickstart starts from
+  areal runs                                                which runs there are, and which of them run
+  areal dead list quickstart                                what could not be done, and why
 
 exit codes: 0 done, 1 failed, 2 bad usage or configuration, 130 interrupted (and saved)
+"""
+
+WHERE = """
+RUN is a run directory, or the name of one in --directory; its Redis is found by itself, and a stopped run's own Redis is
+started for as long as the command takes. With --broker, RUN is the key of a run there, or what only one key begins with.
+The user and the password of a Redis are best given as AREAL_REDIS_USERNAME and AREAL_REDIS_PASSWORD.
+"""
+
+DEAD_EXAMPLES = """\
+examples:
+  areal dead list quickstart                      a line for each, with the cause
+  areal dead show quickstart 1763914438123-0      the whole cause, and what died; 17639144 does if it is the only one
+  areal dead retry quickstart --all               have all tried again, when the learner has room
+  areal dead drop quickstart 1763914438123-0      forget one; its position is never issued again
+  areal dead list quickstart --json | jq -r .cause
+"""
+
+RUNS_EXAMPLES = """\
+examples:
+  areal runs                                      those with a directory in runs/
+  areal runs quickstart                           one: what its lanes hold, and who is at work for it
+  areal runs --broker redis://host:6379/0         those that have keys on a Redis
+"""
+
+PURGE_EXAMPLES = """\
+examples:
+  areal purge quickstart                          asks first
+  areal purge quickstart-4f0c --broker redis://host:6379/0 --yes
 """
 
 
@@ -26,22 +64,27 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def _guarded(options: argparse.Namespace) -> int:
     from ..broker.errors import ArealError, ConfigError
+    from .screen import safe
 
     try:
         code: int = options.do(options)
+        sys.stdout.flush()
         return code
     except KeyboardInterrupt:
         print("\nstopped", file=sys.stderr)
         return 130
+    except BrokenPipeError:  # as `areal … | head` does; nothing more can be told there
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except ArealError as error:
         if options.debug:
             raise
-        print(f"\nareal: {error}", file=sys.stderr)
+        print(f"\nareal: {safe(str(error))}", file=sys.stderr)
         return 2 if isinstance(error, ConfigError) else 1
     except Exception as error:
         if options.debug:
             raise
-        print(f"\nareal: {type(error).__name__}: {error} (--debug shows where)", file=sys.stderr)
+        print(f"\nareal: {type(error).__name__}: {safe(str(error))} (--debug shows where)", file=sys.stderr)
         return 1
 
 
@@ -66,12 +109,72 @@ def _pretrain(options: argparse.Namespace) -> int:
     return execute(load_warmstart_config(options.config, options.overrides))
 
 
+def _dead_list(options: argparse.Namespace) -> int:
+    from .letters import show_list
+
+    with _opened(options) as run:
+        return show_list(run, _lanes(options), as_json=options.json)
+
+
+def _dead_show(options: argparse.Namespace) -> int:
+    from .letters import show
+
+    with _opened(options) as run:
+        return show(run, _lanes(options), options.entries, as_json=options.json)
+
+
+def _dead_retry(options: argparse.Namespace) -> int:
+    from .letters import retry
+
+    with _opened(options) as run:
+        return retry(run, _lanes(options), options.entries)
+
+
+def _dead_drop(options: argparse.Namespace) -> int:
+    from .letters import drop
+
+    with _opened(options) as run:
+        return drop(run, _lanes(options), options.entries)
+
+
+def _runs(options: argparse.Namespace) -> int:
+    from .runs import show_run, show_runs
+
+    if options.run is None:
+        return show_runs(_place(options), as_json=options.json)
+    with _opened(options) as run:
+        return show_run(run, as_json=options.json)
+
+
+def _purge(options: argparse.Namespace) -> int:
+    from .runs import purge
+
+    with _opened(options) as run:
+        return purge(run, yes=options.yes)
+
+
+def _opened(options: argparse.Namespace) -> "AbstractContextManager[Located]":
+    from .locate import open_run
+
+    return open_run(options.run, _place(options))
+
+
+def _place(options: argparse.Namespace) -> "Place":
+    from .locate import Place
+
+    return Place(options.directory, options.broker)
+
+
+def _lanes(options: argparse.Namespace) -> Sequence[str]:
+    return [options.lane] if options.lane else ["train", "eval"]
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="areal",
         description="Asynchronous RL post-training: rollout workers and a learner, with a Redis broker between them.",
         epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=RAW,
     )
     parser.add_argument("--version", action="version", version=f"areal {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
@@ -80,11 +183,80 @@ def _parser() -> argparse.ArgumentParser:
         ("check", _check, "check a configuration and print it resolved"),
         ("pretrain", _pretrain, "make a small model from nothing, for a synthetic problem"),
     ):
-        command = commands.add_parser(name, help=says, description=says.capitalize() + ".")
+        command = _command(commands, name, do, says)
         command.add_argument("config", type=Path, metavar="CONFIG", help="a YAML file, as in configs/")
         command.add_argument(
             "overrides", nargs="*", metavar="key=value", help="settings that differ, as in learner.steps=20"
         )
-        command.add_argument("--debug", action="store_true", help="show the traceback of an error")
-        command.set_defaults(do=do)
+    runs = _command(commands, "runs", _runs, "list the runs, or show one", RUNS_EXAMPLES)
+    _add_place(runs, optional=True)
+    _add_json(runs)
+    _add_dead(commands)
+    purge = _command(commands, "purge", _purge, "delete all that Redis holds of a run", PURGE_EXAMPLES)
+    _add_place(purge)
+    purge.add_argument("--yes", action="store_true", help="do not ask")
     return parser
+
+
+def _add_dead(commands: Any) -> None:
+    """`areal dead list|show|retry|drop RUN …`."""
+    says = "show what could not be done (dead letters), and have it tried again or dropped"
+    dead = commands.add_parser(
+        "dead", help=says, description=_sentence(says), epilog=DEAD_EXAMPLES, formatter_class=RAW
+    )
+    actions = dead.add_subparsers(title="what to do", metavar="ACTION", required=True)
+    for name, do, says in (
+        ("list", _dead_list, "a line for each, the oldest first"),
+        ("show", _dead_show, "all there is to know of some: the whole cause, and what died"),
+        (
+            "retry",
+            _dead_retry,
+            "have them tried again, as soon as the learner has room or when the run is next started",
+        ),
+        ("drop", _dead_drop, "forget them for good: their positions are never issued again"),
+    ):
+        action = _command(actions, name, do, says, DEAD_EXAMPLES)
+        _add_place(action)
+        if name != "list":
+            which = action.add_mutually_exclusive_group(required=True) if name != "show" else action
+            number = "+" if name == "show" else "*"
+            which.add_argument(
+                "entries", nargs=number, metavar="ENTRY", default=[], help="as in the list, or its beginning"
+            )
+            if name != "show":
+                which.add_argument("--all", action="store_true", help="all of them")
+        if name in ("list", "show"):
+            _add_json(action)
+        action.add_argument("--lane", choices=("train", "eval"), help="only this one; both by default")
+
+
+def _command(
+    commands: Any, name: str, do: Callable[[argparse.Namespace], int], says: str, examples: str = ""
+) -> argparse.ArgumentParser:
+    command: argparse.ArgumentParser = commands.add_parser(
+        name, help=says, description=_sentence(says), epilog=examples and examples + WHERE, formatter_class=RAW
+    )
+    command.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    command.set_defaults(do=do)
+    return command
+
+
+def _add_place(command: argparse.ArgumentParser, *, optional: bool = False) -> None:
+    command.add_argument("run", metavar="RUN", nargs="?" if optional else None, help="a run's directory, name or key")
+    command.add_argument(
+        "--directory", type=Path, default=Path("runs"), metavar="DIR", help="folder of the run directories (runs)"
+    )
+    command.add_argument(
+        "--broker",
+        default=os.environ.get("AREAL_BROKER_URL") or None,
+        metavar="URL",
+        help="a Redis to look on, in place of the run directory's (AREAL_BROKER_URL)",
+    )
+
+
+def _add_json(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--json", action="store_true", help="for programs: a line of JSON for each")
+
+
+def _sentence(says: str) -> str:
+    return says[0].upper() + says[1:] + "."

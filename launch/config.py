@@ -1,7 +1,6 @@
 """The configuration of a run: YAML and `a.b=c` overrides, resolved and checked before anything starts."""
 
 import difflib
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, get_args
@@ -11,6 +10,7 @@ from omegaconf.errors import OmegaConfBaseException
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from yaml import YAMLError
 
+from ..broker.address import without_secrets
 from ..broker.config import BrokerConfig
 from ..broker.errors import ConfigError
 from ..learner.config import (
@@ -63,6 +63,12 @@ class RunConfig(BaseModel):
         return (self.directory / self.run).resolve()
 
 
+class BrokerPart(BaseModel):
+    """The part of a configuration that leads to a run's Redis."""
+
+    broker: BrokerConfig = Field(default_factory=BrokerConfig)
+
+
 class WarmstartFile(BaseModel):
     """Everything that `areal pretrain` can be told."""
 
@@ -97,18 +103,14 @@ def load_warmstart_config(path: Path, overrides: Sequence[str] = ()) -> Warmstar
     return config
 
 
-def without_secrets(config: BaseModel) -> dict[str, Any]:
-    """The configuration as JSON values, a user and password in broker.url taken out."""
-    tree = config.model_dump(mode="json")
-    url = tree.get("broker", {}).get("url")
-    if url:
-        tree["broker"]["url"] = re.sub(r"\bpassword=[^&]*", "password=***", re.sub(r"//.*@", "//***@", url))
-    return tree
+def load_broker_config(path: Path) -> BrokerConfig:
+    """What a run's config.yaml says of the broker, whatever the rest of it says. Raises ConfigError."""
+    return validated(BrokerPart, _load(path, ()), path).broker
 
 
 def to_yaml(config: BaseModel) -> str:
     """The resolved configuration, as it goes into the run directory, without secrets."""
-    text: str = OmegaConf.to_yaml(OmegaConf.create(without_secrets(config)))
+    text: str = OmegaConf.to_yaml(OmegaConf.create(config.model_dump(mode="json")))
     return text
 
 
@@ -149,7 +151,7 @@ def _explain(model: type[BaseModel], wrong: Any) -> str:
         return f"unknown key {key}; {hint}"
     if wrong["type"] == "missing":
         return f"{key} is missing"
-    return f"{key or 'the configuration'}: {wrong['msg']} (got {wrong['input']!r})"
+    return f"{key or 'the configuration'}: {wrong['msg']} (got {without_secrets(repr(wrong['input']))})"
 
 
 def _fields_at(model: type[BaseModel], location: Sequence[str | int]) -> list[str]:

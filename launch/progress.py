@@ -22,6 +22,8 @@ from rich.table import Table
 from rich.text import Text
 
 from .records import Record, number, step_span_s, surviving_steps
+from .rundir import as_argument
+from .screen import safe
 
 WINDOW_STEPS = 8  # rates and waits of the learner are over the last steps,
 WINDOW_RECORDS = 12  # and those of a worker over its last records, one a second
@@ -222,6 +224,7 @@ def end_table(summary: Record, directory: Path) -> list[tuple[str, str]]:
         ("busy", f"learner {show('learner_busy_fraction', '.0%')}, rollout {show('rollout_busy_fraction', '.0%')}"),
         ("updates", f"{summary['weight_updates']}, pause {show('update_pause_ms_p50', '.1f')} ms (median)"),
         ("groups", ", ".join([f"{summary['groups_trained']} trained", *groups])),
+        *([("dead", f"areal dead list {as_argument(directory)} tells why")] if summary.get("dead_letters") else []),
         ("files", f"{directory}/"),
     ]
 
@@ -258,6 +261,8 @@ class Progress:
 
     def show(self, record: Record) -> None:
         """Take in a record of any kind."""
+        if record["kind"] == "event":
+            record = record | {"text": safe(record["text"])}
         with self._guard:
             self._status.add(record)
         if record["kind"] == "event":

@@ -91,6 +91,7 @@ def run_rollout(spec: RoleSpec, config: RunConfig) -> None:
 
 async def _rollout(spec: RoleSpec, config: RunConfig) -> None:
     from ..broker.bulletin import Bulletin
+    from ..broker.keys import EVAL, TRAIN
     from ..broker.tickets import Tickets
     from ..broker.weights import open_store
     from ..rewards.pool import RewardPool
@@ -113,8 +114,8 @@ async def _rollout(spec: RoleSpec, config: RunConfig) -> None:
             workflow=load_workflow(rollout, Tools(_tokenizer(spec.model_path), pool, rollout)),
             follower=WeightFollower(store, engine, timeout_s=rollout.weights_timeout_s),
             lanes=(
-                Served(Tickets(client, spec.run_key, "eval", config.broker), config.evaluation.samples),
-                Served(Tickets(client, spec.run_key, "train", config.broker), rollout.group_size),
+                Served(Tickets(client, spec.run_key, EVAL, config.broker), config.evaluation.samples),
+                Served(Tickets(client, spec.run_key, TRAIN, config.broker), rollout.group_size),
             ),
             bulletin=Bulletin(client, spec.run_key),
             activity=presence.activity,
@@ -150,7 +151,7 @@ def _prepare_process() -> None:
 def _tell(descriptor: int, error: BaseException) -> None:
     """Write the error's kind and text as JSON, for the actor that waits."""
     report = {"kind": type(error).__name__, "text": str(error)[:MAX_TEXT]}
-    os.write(descriptor, json.dumps(report).encode())
+    os.write(descriptor, json.dumps(report, ensure_ascii=False).encode(errors="backslashreplace"))
 
 
 if __name__ == "__main__":

@@ -11,17 +11,18 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
+from ..broker.address import with_credentials
 from ..broker.bulletin import DRAIN, RUN, Bulletin
 from ..broker.client import connect
 from ..broker.errors import BrokerUnavailable, ConfigError, EngineError
 from ..broker.rollcall import RollCall
 from ..broker.server import EmbeddedRedis
-from .config import RunConfig, to_yaml, without_secrets
+from .config import RunConfig, to_yaml
 from .models import resolve_model
 from .progress import Progress
 from .records import Tally
 from .roles import RoleSpec
-from .rundir import METRICS, RunDirectory, read_metrics
+from .rundir import METRICS, REDIS, RunDirectory, read_metrics
 from .supervisor import Supervisor
 from .watch import RollWatch
 
@@ -90,10 +91,10 @@ class Driver:
     def run(self) -> int:
         """Start everything, follow it to its end, stop everything."""
         with self._interruptible(), self._redis() as url:
-            client = connect(url, timeout_s=ANSWER_S)
+            client = self._patiently(partial(connect, url, timeout_s=ANSWER_S))
             bulletin = Bulletin(client, self._rundir.key)
-            bulletin.keep_order(RUN)
-            after = bulletin.last()
+            self._patiently(partial(bulletin.keep_order, RUN))
+            after = self._patiently(bulletin.last)
             supervisor = Supervisor(
                 self._config.cluster,
                 self._roles(url),
@@ -134,7 +135,10 @@ class Driver:
         """Take in the records since `after`; returns where to go on from."""
         records, after = self._patiently(lambda: bulletin.read(after, timeout_s=READ_S))
         for record in records:
-            self._take(record)
+            try:
+                self._take(record)
+            except (KeyError, TypeError, ValueError, OverflowError) as error:  # who knows who wrote it
+                logger.warning("a record of kind %r is not as it should be (%r)", record["kind"], error)
         return after
 
     def _patiently(self, call: Callable[[], T]) -> T:
@@ -182,7 +186,7 @@ class Driver:
 
     def _roles(self, url: str) -> list[RoleSpec]:
         names = ["learner", *(f"rollout-{index}" for index in range(self._config.rollout.workers))]
-        config = without_secrets(self._config)
+        config = self._config.model_dump(mode="json")
         shared = (config, self._model_path, url, str(self._rundir.path), self._rundir.key)
         return [RoleSpec(name, *shared, index=max(0, place - 1)) for place, name in enumerate(names)]
 
@@ -190,9 +194,9 @@ class Driver:
     def _redis(self) -> Iterator[str]:
         """The broker's URL, of a server that lives as long as this run unless one was named."""
         if self._config.broker.url is not None:
-            yield self._config.broker.url
+            yield with_credentials(self._config.broker.url)  # for roles on nodes whose environment has none
             return
-        self._server = EmbeddedRedis(self._rundir.path / "redis", start_timeout_s=self._config.broker.timeout_s)
+        self._server = EmbeddedRedis(self._rundir.path / REDIS, start_timeout_s=self._config.broker.timeout_s)
         self._say("starting redis")
         try:
             yield self._server.start()

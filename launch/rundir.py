@@ -15,6 +15,7 @@ import json
 import logging
 import math
 import os
+import shlex
 import socket
 import uuid
 from pathlib import Path
@@ -25,8 +26,11 @@ from .records import Record
 
 logger = logging.getLogger(__name__)
 
+CONFIG = "config.yaml"
 METRICS = "metrics.jsonl"
 SUMMARY = "summary.json"
+REDIS = "redis"
+IDENTITY = ".id"
 KEPT_KINDS = ("step", "eval", "final")
 
 
@@ -63,6 +67,19 @@ def read_summary(path: Path) -> Record:
     return summary
 
 
+def read_key(path: Path) -> str | None:
+    """The name in Redis of the run whose folder this is; None if it has none yet. See RunDirectory.key."""
+    return _key(path) if (path / IDENTITY).is_file() else None
+
+
+def as_argument(path: Path) -> str:
+    """How to name a run directory on the command line, from here: a name in runs/, or a path."""
+    here, path = Path.cwd(), path.resolve()
+    if path.parent == here / "runs":
+        return shlex.quote(path.name)
+    return shlex.quote(str(path.relative_to(here) if path.is_relative_to(here) else path))
+
+
 class RunDirectory:
     """A run's folder, made or opened again, and locked until `close`.
 
@@ -85,7 +102,7 @@ class RunDirectory:
         try:
             for folder in (self.checkpoints, self.logs, self.tensorboard):
                 folder.mkdir(parents=True, exist_ok=True)
-            self._lock = _lock(path)
+            self._lock = hold(path)
         except OSError as error:
             raise ArealError(f"the run directory {path} cannot be made: {error}") from error
         try:
@@ -95,12 +112,12 @@ class RunDirectory:
             raise
 
     def _open(self, config: str) -> None:
-        self.resumed = (self.path / "config.yaml").exists()
+        self.resumed = (self.path / CONFIG).exists()
         _cut_torn_line(self.path / METRICS)
         self.earlier = read_metrics(self.path / METRICS)
         self.invocations: list[Record] = read_summary(self.path / SUMMARY).get("invocations", [])
-        self.key = f"{self.path.name}-{_identity(self.path / '.id')}"
-        _replace(self.path / "config.yaml", config)
+        self.key = _key(self.path)
+        _replace(self.path / CONFIG, config)
         self._metrics = (self.path / METRICS).open("a", encoding="utf-8")
         self._events = _Events(self.tensorboard)
 
@@ -166,15 +183,19 @@ def _scalars(record: Record) -> dict[str, float]:
     return {tag: float(value) for tag, value in named.items() if isinstance(value, int | float)}
 
 
-def _identity(path: Path) -> str:
-    """What the file says, written at the first call."""
-    if not path.exists():
-        _replace(path, uuid.uuid4().hex[:12])
-    return path.read_text(encoding="utf-8").strip()
+def _key(path: Path) -> str:
+    """The folder's name and what its file of identity says, which is written at the first call."""
+    file = path / IDENTITY
+    if not file.exists():
+        _replace(file, uuid.uuid4().hex[:12])
+    return f"{path.resolve().name}-{file.read_text(encoding='utf-8').strip()}"
 
 
-def _lock(path: Path) -> IO[str]:
-    """The open lock file: the kernel lets go of it when its holder ends, however it ends."""
+def hold(path: Path) -> IO[str]:
+    """The lock file of a run directory, open: nobody else holds it until it is closed. Raises ArealError if one does.
+
+    The kernel lets go of it when its holder ends, however it ends.
+    """
     file = (path / ".lock").open("a+", encoding="utf-8")
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -216,13 +237,13 @@ def _replace(path: Path, text: str) -> None:
 
 
 def _to_json(value: Record, indent: int | None = None) -> str:
-    return json.dumps(_finite(value), indent=indent, ensure_ascii=False, allow_nan=False)
+    return json.dumps(finite(value), indent=indent, ensure_ascii=False, allow_nan=False)
 
 
-def _finite(value: Any) -> Any:
+def finite(value: Any) -> Any:
     """The value with null for every NaN and infinity: JSON has neither."""
     if isinstance(value, dict):
-        return {key: _finite(each) for key, each in value.items()}
+        return {key: finite(each) for key, each in value.items()}
     if isinstance(value, list | tuple):
-        return [_finite(each) for each in value]
+        return [finite(each) for each in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -6,7 +6,7 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
-from ..broker.errors import ArealError, ConfigError, ModelError
+from ..broker.errors import ArealError, ConfigError, ModelError, TooManyDeadLetters
 from .actor import RoleActor
 from .config import ClusterConfig
 from .roles import RoleSpec
@@ -24,7 +24,7 @@ PLACE_TIMEOUT_S = 180.0
 STEADY_S = 120.0
 """A role that has worked for so long before it died starts with a clean count."""
 
-FATAL = (ConfigError, ModelError)
+FATAL = (ConfigError, ModelError, TooManyDeadLetters)
 """Errors that another try cannot mend."""
 
 

@@ -54,10 +54,13 @@ class CheckpointStore:
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._pending: Future[None] | None = None
 
-    def save(self, snapshot: Snapshot, done: Callable[[], None]) -> None:
-        """Write in the background, then call `done`. Waits for, and raises the error of, the write before."""
+    def save(self, snapshot: Snapshot, *, permit: Callable[[], None], done: Callable[[], None]) -> None:
+        """Write in the background, then call `done`; unless `permit`, called when all is written aside, raises.
+
+        Waits for, and raises the error of, the write before.
+        """
         self.wait()
-        self._pending = self._writer.submit(self._write, snapshot, done)
+        self._pending = self._writer.submit(self._write, snapshot, permit, done)
 
     def wait(self) -> None:
         """Until the write under way is durable; raises its error, or DeadlineExceeded."""
@@ -76,13 +79,13 @@ class CheckpointStore:
     def _folders(self) -> list[Path]:
         return sorted(self._directory.glob("step-*"))
 
-    def _write(self, snapshot: Snapshot, done: Callable[[], None]) -> None:
+    def _write(self, snapshot: Snapshot, permit: Callable[[], None], done: Callable[[], None]) -> None:
         folder = self._directory / f"step-{snapshot.state.step:08d}"
         state = json.loads(json.dumps(asdict(snapshot.state)))
         if folder.exists() and _state_of(folder) == state:  # whole, since it bears its name; nothing was trained since
             return done()
         self._directory.mkdir(parents=True, exist_ok=True)
-        aside = self._directory / ".partial"
+        aside = self._directory / f".{snapshot.state.epoch}.partial"
         shutil.rmtree(aside, ignore_errors=True)
         tensors = aside / "tensors"
         tensors.mkdir(parents=True)
@@ -91,11 +94,13 @@ class CheckpointStore:
         flush(tensors)
         (aside / STATE_FILE).write_text(json.dumps(state | {"digest": checksum(tensors)}))
         flush(aside)
+        permit()
         if folder.exists():
             folder.rename(self._directory / f".replaced.{folder.name}")
         aside.rename(folder)
         flush(self._directory)
-        for old in [*self._folders()[: -self._keep], *self._directory.glob(".replaced.*")]:
+        left = [*self._directory.glob(".replaced.*"), *self._directory.glob(".*.partial")]
+        for old in [*self._folders()[: -self._keep], *left]:
             shutil.rmtree(old, ignore_errors=True)
         done()
 

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Iterable
 
+from ..broker.errors import TooManyDeadLetters
 from ..broker.lane import Lane, Listing
 from ..broker.trajectory import Prompt
 from .dataset import Dataset
@@ -19,12 +20,21 @@ class Feeder:
     """
 
     def __init__(
-        self, lane: Lane, dataset: Dataset, source: GroupSource, *, max_outstanding: int, group_size: int, epoch: int
+        self,
+        lane: Lane,
+        dataset: Dataset,
+        source: GroupSource,
+        *,
+        max_outstanding: int,
+        max_dead_letters: int,
+        group_size: int,
+        epoch: int,
     ) -> None:
         self._lane = lane
         self._dataset = dataset
         self._source = source
         self._max_outstanding = max_outstanding
+        self._max_dead_letters = max_dead_letters
         self._group_size = group_size
         self._epoch = epoch
         self._server = ""
@@ -34,15 +44,22 @@ class Feeder:
         """Issue prompts for weights of `version` or newer, as far as the bound and the `needed` groups allow.
 
         Dead letters that are to be tried again go first, then what was lost, then new positions. Returns how many.
-        Raises Fenced.
+        Raises Fenced, and TooManyDeadLetters.
         """
         listing = self._lane.listing()
+        if listing.dead > self._max_dead_letters:
+            raise TooManyDeadLetters(
+                f"{listing.dead} prompts of this run are dead letters, more than broker.max_dead_letters "
+                f"({self._max_dead_letters}): `areal dead list` tells why. Mend it, retry or drop them, and run again"
+            )
         if listing.server != self._server:
             self._find_lost(listing)
         room = min(self._max_outstanding, needed) - self._source.outstanding(listing)
         if room <= 0:
             return 0
-        resumed = self._lane.resume(min(room, listing.again), epoch=self._epoch)
+        resumed = min(room, listing.again)
+        self._lane.resume(resumed, waiting=listing.again, epoch=self._epoch)
+        self._lost = [position for position in self._lost if position not in self._source.ledger]
         lost = self._lost[: room - resumed]
         self._lane.reissue(self._prompts(lost, version), epoch=self._epoch)
         self._lost = self._lost[len(lost) :]

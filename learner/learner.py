@@ -17,6 +17,7 @@ from ..broker.bulletin import DRAIN, Bulletin
 from ..broker.client import Client
 from ..broker.config import BrokerConfig
 from ..broker.errors import TrainingError
+from ..broker.keys import EVAL, TRAIN
 from ..broker.lane import Delivery, Lane
 from ..broker.rollcall import Activity
 from ..broker.weights import open_store
@@ -64,11 +65,13 @@ class Learner:
         self._settings = settings
         self._activity = activity or Activity()
         self._bulletin = Bulletin(client, settings.run)
-        self._lane = Lane(client, settings.run, "train")
+        self._lane = Lane(client, settings.run, TRAIN)
         self._weights = open_store(client, settings.run, settings.broker, settings.directory / "weights")
         self._checkpoints = CheckpointStore(settings.directory / "checkpoints", keep=settings.checkpoint.keep)
+        self._epoch = self._bulletin.lead()  # first, so that no earlier learner writes a checkpoint after this look
         snapshot = self._checkpoints.load_latest()
-        self._epoch = self._bulletin.lead(after=snapshot.state.epoch if snapshot else 0)
+        if snapshot is not None and snapshot.state.epoch >= self._epoch:  # a clock went back
+            self._epoch = self._bulletin.lead(after=snapshot.state.epoch)
         torch.manual_seed(settings.seed)
         torch.set_num_threads(settings.learner.threads)
 
@@ -85,11 +88,12 @@ class Learner:
             dataset,
             self._source,
             max_outstanding=(settings.staleness.max + 1) * settings.learner.groups_per_step,
+            max_dead_letters=settings.broker.max_dead_letters,
             group_size=settings.group_size,
             epoch=self._epoch,
         )
         self._evaluator = Evaluator(
-            Lane(client, settings.run, "eval"),
+            Lane(client, settings.run, EVAL),
             dataset.eval_rows() if settings.evaluation.every_steps else [],
             samples=settings.evaluation.samples,
             epoch=self._epoch,
@@ -221,7 +225,11 @@ class Learner:
         state = LearnerState(self._step, self._version, trained, self._epoch, resumes)
         snapshot = Snapshot(state, weights, copied(self._optimizer.state()), torch.get_rng_state())
         covered = self._source.settled()
-        self._checkpoints.save(snapshot, lambda: self._source.acknowledge(covered))
+        self._checkpoints.save(
+            snapshot,
+            permit=lambda: self._bulletin.require_lead(self._epoch),
+            done=lambda: self._source.acknowledge(covered),
+        )
 
     def _evaluate(self) -> None:
         if not self._evaluator.begin(step=self._step, version=self._version):

@@ -92,10 +92,14 @@ class GroupSource:
     def reject(self, deliveries: list[Delivery], cause: str) -> None:
         """Dead-letter groups that must not be learned from; others will be issued in their place. Raises Fenced."""
         for delivery in deliveries:
-            self._lane.reject(delivery, cause, epoch=self._epoch)
             with self._changed:
-                others = self._held.pop(delivery.group.prompt_id)[1:]
-                self._settled |= {receipt.entry: receipt for receipt in others}
+                receipts = list(self._held[delivery.group.prompt_id])
+            worker = delivery.group.worker
+            while receipts and not self._lane.reject(receipts.pop(0), cause, worker=worker, epoch=self._epoch):
+                pass  # Redis had forgotten that one
+            with self._changed:
+                self._held.pop(delivery.group.prompt_id)
+                self._settled |= {receipt.entry: receipt for receipt in receipts}
 
     def acknowledge(self, receipts: list[Receipt]) -> None:
         """Remove groups from the broker, once a checkpoint that covers them is durable. Raises Fenced."""
@@ -123,7 +127,7 @@ class GroupSource:
             self._reconcile()
 
     def _reconcile(self) -> None:
-        """Fetch what is there and unknown here, and forget what was settled and is there no more."""
+        """Fetch what is there, not to come and unknown here; forget what was settled and is there no more."""
         with self._changed:
             settled = set(self._settled)
             known = settled.union(receipt.entry for held in self._held.values() for receipt in held)
@@ -131,7 +135,8 @@ class GroupSource:
         with self._changed:
             for entry in settled - listed.keys():
                 self._settled.pop(entry, None)
-        unknown = [receipt for entry, receipt in listed.items() if entry not in known]
+        after = _order(self._after)
+        unknown = [receipt for entry, receipt in listed.items() if entry not in known and _order(entry) <= after]
         if unknown:
             self._admit(self._lane.fetch(unknown))
 
@@ -158,3 +163,9 @@ class GroupSource:
                     self._held[position] = [receipt]
                     heapq.heappush(self._ready, (position, receipt.entry, delivery))
             self._changed.notify_all()
+
+
+def _order(entry: str) -> tuple[int, int]:
+    """The place of a stream's entry among the others."""
+    milliseconds, _, sequence = entry.partition("-")
+    return int(milliseconds), int(sequence or 0)

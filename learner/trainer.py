@@ -6,7 +6,7 @@ Legend: S trajectories of a batch, A actions of a micro-batch.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -88,6 +88,7 @@ class Trainer:
         The loss is the mean over all actions of a minibatch. Groups without variance count in it with advantage 0, and
         are left out of the passes; a minibatch of nothing else leaves the weights as they are.
         """
+        _refuse_images(groups)
         _refuse_unknown_tokens(groups, self._policy.vocab_size)
         versions = np.concatenate([t.versions[t.action_mask] for group in groups for t in group.trajectories])
         measured = _measure_batch(groups) | _measure_staleness(self._age(versions, version), self._max_staleness)
@@ -175,6 +176,15 @@ def _samples(groups: Sequence[Group[TokenTrajectory]]) -> list[Sample]:
         for trajectory, advantage, keep in zip(trajectories, advantages, varied, strict=True)
         if keep
     ]
+
+
+def _refuse_images(groups: Sequence[Group[Any]]) -> None:
+    """Raises TrainingError if a group is not one of tokens."""
+    for group in groups:
+        if not isinstance(group.trajectories[0], TokenTrajectory):
+            raise TrainingError(
+                f"prompt {group.prompt_id} was answered with images, and this policy learns from tokens"
+            )
 
 
 def _refuse_unknown_tokens(groups: Sequence[Group[TokenTrajectory]], vocab_size: int) -> None:

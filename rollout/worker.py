@@ -63,7 +63,7 @@ class RolloutWorker:
         self._max_sequences = rollout.max_concurrent
         self._renew_every_s = min(TICK_S, broker.lease_s / 4)
         self._held: dict[asyncio.Task[None], tuple[Tickets, Lease]] = {}
-        self._settling: set[str] = set()  # entries whose lease ends because this worker ends it
+        self._settling: set[tuple[Tickets, str]] = set()  # entries whose lease ends because this worker ends it
         self._reviving = asyncio.Lock()
         self._lives = 0
         self._draining = False
@@ -93,7 +93,7 @@ class RolloutWorker:
             idle = room <= 0 or self._reviving.locked()  # starting an engine stops the loop for longer than a lease
             leased = [] if idle else await asyncio.to_thread(self._lease, room)
             for tickets, lease in leased:
-                if any(lease.entry == held.entry for _, held in self._held.values()):
+                if any(of is tickets and lease.entry == held.entry for of, held in self._held.values()):
                     continue  # its own, reclaimed because this process stood still for longer than a lease
                 task = tasks.create_task(self._serve(tickets, lease))
                 self._held[task] = (tickets, lease)
@@ -121,7 +121,7 @@ class RolloutWorker:
             with self._meter.busy():
                 trajectories = await self._parts.workflow.run(lease.prompt, self._parts.engine)
             group = Group(lease.prompt.id, tuple(trajectories), self._name, started_at, time.time())
-            self._settling.add(lease.entry)
+            self._settling.add((tickets, lease.entry))
             if await asyncio.to_thread(tickets.complete, lease, group):
                 self._meter.count(group)
                 self._parts.activity.mark(self._parts.follower.version)
@@ -131,14 +131,14 @@ class RolloutWorker:
             died = _engine_died(error)
             if died and life == self._lives:
                 self._parts.follower.forget()  # so that no other prompt is tried on it meanwhile
-            self._settling.add(lease.entry)
+            self._settling.add((tickets, lease.entry))
             again, text = await self._fail(tickets, lease, error)
             if died:
                 await self._revive(life)
             if not (died and again):
                 await self._tell(text, "warning" if again else "error")
         finally:
-            self._settling.discard(lease.entry)
+            self._settling.discard((tickets, lease.entry))
 
     async def _fail(self, tickets: Tickets, lease: Lease, error: Exception) -> tuple[bool, str]:
         """Hand back or bury a prompt; returns whether it will be tried again, and what a person should know."""
@@ -178,7 +178,7 @@ class RolloutWorker:
                 held = {lease.entry: task for task, (of, lease) in self._held.items() if of is tickets}
                 leases = [lease for of, lease in self._held.values() if of is tickets]
                 for entry in await asyncio.to_thread(tickets.renew, self._name, leases):
-                    if not held[entry].done() and entry not in self._settling:
+                    if not held[entry].done() and (tickets, entry) not in self._settling:
                         logger.warning("lost the lease of entry %s; its answers are dropped", entry)
                         held[entry].cancel()
             self._draining = await asyncio.to_thread(self._parts.bulletin.ordered) == DRAIN
@@ -186,6 +186,7 @@ class RolloutWorker:
     async def _report(self) -> None:
         while True:
             await asyncio.sleep(REPORT_EVERY_S)
+            self._parts.activity.version = self._parts.follower.version
             await self._post(self._meter.record(self._parts.follower, in_flight=len(self._held)))
 
     async def _tell(self, text: str, level: str) -> None:

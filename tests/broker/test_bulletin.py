@@ -6,6 +6,7 @@ import pytest
 
 from areal.broker.bulletin import DRAIN, RUN, Bulletin
 from areal.broker.client import Client
+from areal.broker.errors import Fenced
 from areal.broker.keys import Keys
 
 
@@ -74,3 +75,22 @@ def test_an_epoch_that_redis_forgot_is_not_given_twice(client: Client, run: str)
     client.delete(Keys(run).epoch)
     time.sleep(0.002)
     assert bulletin.lead() > first
+
+
+def test_only_a_later_learner_takes_the_lead_away(client: Client, run: str) -> None:
+    bulletin = Bulletin(client, run)
+    first = bulletin.lead()
+    bulletin.require_lead(first)
+    client.delete(Keys(run).epoch)
+    bulletin.require_lead(first)
+    bulletin.lead()
+    with pytest.raises(Fenced, match=f"epoch {first} is over"):
+        bulletin.require_lead(first)
+
+
+def test_an_order_and_a_record_of_odd_bytes_end_nobody(client: Client, run: str) -> None:
+    bulletin = Bulletin(client, run)
+    client.set(Keys(run).order, b"\xff")
+    assert bulletin.ordered() == "run"
+    client.xadd(Keys(run).records, {"record": b"[" * 50_000})
+    assert bulletin.read("0", timeout_s=0.01)[0] == []

@@ -50,7 +50,7 @@ def images(draw: st.DrawFn) -> DenoisingTrajectory:
     values = st.floats(allow_nan=False, allow_infinity=False, width=width)
     size = int(np.prod(shape))
     latents = np.array(draw(st.lists(values, min_size=size, max_size=size)), dtype).reshape(shape)
-    timesteps = draw(st.lists(st.integers(0, 2**31 - 1), min_size=num_actions, max_size=num_actions))
+    timesteps = draw(st.lists(st.integers(0, 2**31 - 1), min_size=num_actions + 1, max_size=num_actions + 1))
     logprobs = draw(st.lists(st.floats(-(2.0**100), 2.0**100, width=32), min_size=num_actions, max_size=num_actions))
     return DenoisingTrajectory(
         latents,
@@ -111,7 +111,7 @@ def images_of(num_trajectories: int = 2, latent: tuple[int, ...] = (4, 2, 2)) ->
     def one(seed: int) -> DenoisingTrajectory:
         return DenoisingTrajectory(
             rng.standard_normal((3, *latent)).astype(np.float16),
-            np.array([999, 499], np.int32),
+            np.array([999, 666, 333], np.int32),
             np.array([-1234.5, 678.25], np.float32),
             version=3,
             condition={"prompt": "a cat"},
@@ -154,7 +154,7 @@ def test_a_group_comes_back_as_it_was(group: Group[Any]) -> None:
 def test_arrays_that_are_views_of_others_come_back_as_they_were() -> None:
     made = images_of().trajectories[0]
     strided = dataclasses.replace(
-        made, latents=made.latents[::-1, ..., ::-1], timesteps=np.arange(9, dtype=np.int32)[::4][1:]
+        made, latents=made.latents[::-1, ..., ::-1], timesteps=np.arange(9, dtype=np.int32)[::4]
     )
     token = group_of(given=4, sampled=9).trajectories[0]
     fields = ("tokens", "versions", "behaviour_logprobs")
@@ -195,6 +195,12 @@ def test_a_latent_costs_its_bytes() -> None:
     assert len(encode_group(group)) < 16 * 3 * 4 * 64 * 64 * 2 + 16 * 200
 
 
+def test_a_group_of_the_most_trajectories_fits_the_header() -> None:
+    parts = {f"reward-{number}": 0.5 for number in range(10)}
+    token = dataclasses.replace(group_of().trajectories[0], reward_parts=parts)
+    assert len(parts_of(encode_group(Group(0, (token,) * 4096)))[0]["columns"]["reward"]) == 4096
+
+
 def test_a_sampled_token_costs_at_most_nine_bytes() -> None:
     group = group_of(num_trajectories=16, given=1, sampled=512, spans=3)
     assert len(encode_group(group)) / (16 * 512) <= 9  # 8.14: id and log-probability, and a share of the header
@@ -213,42 +219,45 @@ def test_every_truncation_and_extension_raises_codec_error() -> None:
 
 
 @pytest.mark.parametrize(
-    ("lengths", "spans"),
+    "spans",
     [
-        ([12, 13], None),
-        ([24, 0], None),
-        ([-1, 25], None),
-        ([25, -1], None),
-        ([2**31 - 1, 2**31 - 1], None),
-        ([13, 11], None),
-        (None, [-1, 4, 0, 4, 1, 4, -1, 4, 0, 4, 1, 5]),
-        (None, [-1, 4, 0, 4, 1, 4, -1, 4, 0, 4, 1, 2**31 - 1]),
-        (None, [-1, 4, 0, 4, 1, 4, -1, 4, 0, 8, 1, 0]),
-        (None, [-1, 4, 0, 4, 1, 5, -1, 3, 0, 4, 1, 4]),
-        (None, [-1, 4, 0, 4, -1, 4, -1, 4, 0, 4, 1, 4]),
-        (None, [-1, 4, -1, 4, -1, 4, -1, 4, 0, 4, 1, 4]),
-        (None, [-1, 4, 0, 4, 1, 4, 0, 4, 0, 4, -1, 4]),
-        (None, [-1, 4, 0, 4, 1, 4, -2, 4, 0, 4, 1, 4]),
+        [[-2, 0, 1, -2, 0, 1], [4, 4, 4, 4, 4, 5]],
+        [[-2, 0, 1, -2, 0, 1], [4, 4, 4, 4, 4, 2**31 - 1]],
+        [[-2, 0, 1, -2, 0, 1], [4, 4, 4, 4, 8, 0]],
+        [[-2, 0, 1, -2, 0, 1], [4, 4, 4, 4, 9, -1]],
+        [[-2, 0, 1, -2, 0, 1], [5, 3, 4, 5, 4, 4]],
+        [[-2, 0, -1, -2, 0, 1], [4, 4, 4, 4, 4, 4]],
+        [[-2, 0, 1, -1, 0, 1], [4, 4, 4, 4, 4, 4]],
+        [[-2, 0, -2, -2, 0, 1], [4, 4, 4, 4, 4, 4]],
+        [[-2, 0, 1, 0, 0, -2], [4, 4, 4, 4, 4, 4]],
+        [[-2, -2, 1, -2, 0, 1], [4, 4, 4, 4, 4, 4]],
+        [[0, -2, 1, -2, 0, 1], [4, 4, 4, 4, 4, 4]],
+        [[-1, 0, 1, -2, 0, 1], [4, 4, 4, 4, 4, 4]],
+        [[-2, 0, 1, -3, 0, 1], [4, 4, 4, 4, 4, 4]],
     ],
 )
-def test_lengths_and_spans_that_do_not_fit_the_tokens_are_refused(lengths: Any, spans: Any) -> None:
+def test_spans_that_do_not_fit_the_tokens_are_refused(spans: list[list[int]]) -> None:
     header, payload = parts_of(encode_group(group_of()))
-    assert struct.unpack_from("<2i", payload) == (12, 12)
-    assert struct.unpack_from("<12i", payload, len(payload) - 48) == (-1, 4, 0, 4, 1, 4) * 2
-    if lengths:
-        payload = struct.pack("<2i", *lengths) + payload[8:]
-    if spans:
-        payload = payload[:-48] + struct.pack("<12i", *spans)
+    assert struct.unpack_from("<12i", payload, len(payload) - 48) == (-2, 0, 1) * 2 + (4,) * 6
     with pytest.raises(CodecError):
-        decode_group(message_of(2, header, payload))
+        decode_group(message_of(2, header, payload[:-48] + np.array(spans, np.int32).tobytes()))
 
 
 def test_a_trajectory_without_an_action_is_refused() -> None:
     header, payload = parts_of(encode_group(group_of()))
-    spans = struct.pack("<12i", -1, 4, 0, 4, 1, 4, -1, 4, -1, 4, -1, 4)
-    header["arrays"][2] = ["f4", [8]]
-    with pytest.raises(CodecError, match="8 log-probabilities for \\[8, 0\\] actions"):
-        decode_group(message_of(2, header, payload[: 8 + 24 * 4 + 8 * 4] + spans))
+    spans = struct.pack("<12i", -2, 0, 1, -2, -1, -1, *(4,) * 6)
+    header["arrays"][1] = ["f4", [8]]
+    with pytest.raises(CodecError, match="there is no action"):
+        decode_group(message_of(2, header, payload[: 24 * 4 + 8 * 4] + spans))
+
+
+@pytest.mark.parametrize("count", [1, 15, 17])
+def test_too_few_or_too_many_log_probabilities_are_refused(count: int) -> None:
+    header, payload = parts_of(encode_group(group_of()))
+    header["arrays"][1] = ["f4", [count]]
+    logprobs = struct.pack(f"<{count + count % 2}f", *[-1.0] * count, *[0.0] * (count % 2))
+    with pytest.raises(CodecError, match=f"{count} log-probabilities for 16 actions"):
+        decode_group(message_of(2, header, payload[: 24 * 4] + logprobs + payload[-48:]))
 
 
 @pytest.mark.parametrize("where", ["tokens", "logprobs"])
@@ -257,7 +266,7 @@ def test_a_trajectory_without_an_action_is_refused() -> None:
 )
 def test_a_token_or_log_probability_that_cannot_be_is_refused(where: str, bits: int) -> None:
     header, payload = parts_of(encode_group(group_of()))
-    offset = 8 if where == "tokens" else 8 + 24 * 4
+    offset = 0 if where == "tokens" else 24 * 4
     damaged = payload[:offset] + struct.pack("<I", bits) + payload[offset + 4 :]
     if where == "tokens" and bits < 2**31:
         assert decode_group(message_of(2, header, damaged)).trajectories[0].tokens[0] == bits

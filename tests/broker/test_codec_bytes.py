@@ -23,7 +23,7 @@ def test_the_bytes_of_a_prompt() -> None:
 
 def test_the_bytes_of_a_token_group() -> None:
     header = (
-        b"\x86\xa6arrays\x94\x92\xa2i4\x91\x02\x92\xa2i4\x91\x05\x92\xa2f4\x91\x03\x92\xa2i4\x92\x04\x02"
+        b"\x86\xa6arrays\x93\x92\xa2i4\x91\x05\x92\xa2f4\x91\x03\x92\xa2i4\x92\x02\x04"
         b"\xa9prompt_id\x05\xa6worker\xa1w"
         b"\xaastarted_at\xcb\x3f\xf0\x00\x00\x00\x00\x00\x00\xabfinished_at\xcb\x40\x00\x00\x00\x00\x00\x00\x00"
         b"\xa7columns\x83"
@@ -32,10 +32,9 @@ def test_the_bytes_of_a_token_group() -> None:
         b"\xadfinish_reason\x92\xa4stop\xa6length"
     )
     arrays = (
-        struct.pack("<2i", 3, 2)
-        + struct.pack("<5i4x", 10, 11, 12, 10, 13)
+        struct.pack("<5i4x", 10, 11, 12, 10, 13)
         + struct.pack("<3f4x", -0.5, -1.5, -2.0)
-        + struct.pack("<8i", -1, 1, 3, 2, -1, 1, 4, 1)
+        + struct.pack("<8i", -2, 3, -2, 4, 1, 2, 1, 1)
     )
     message = framed(2, header, arrays)
     first = TokenTrajectory(
@@ -65,7 +64,7 @@ def test_the_bytes_of_a_token_group() -> None:
 
 def test_the_bytes_of_a_denoising_group() -> None:
     header = (
-        b"\x86\xa6arrays\x93\x92\xa2f2\x92\x02\x03\x92\xa2i4\x91\x01\x92\xa2f4\x91\x01"
+        b"\x86\xa6arrays\x93\x92\xa2f2\x92\x02\x03\x92\xa2i4\x91\x02\x92\xa2f4\x91\x01"
         b"\xa9prompt_id\x05\xa6worker\xa0"
         b"\xaastarted_at\xcb\x00\x00\x00\x00\x00\x00\x00\x00\xabfinished_at\xcb\x00\x00\x00\x00\x00\x00\x00\x00"
         b"\xa7columns\x86"
@@ -75,7 +74,7 @@ def test_the_bytes_of_a_denoising_group() -> None:
         b"\xa4seed\x91\xcf\xff\xff\xff\xff\xff\xff\xff\xff"
     )
     arrays = (
-        bytes.fromhex("003c00c000380000ff7b0080 00000000") + struct.pack("<i4x", 999) + struct.pack("<f4x", -1234.5)
+        bytes.fromhex("003c00c000380000ff7b0080 00000000") + struct.pack("<2i", 999, 499) + struct.pack("<f4x", -1234.5)
     )
     message = framed(3, header, arrays)
     group = Group(
@@ -83,7 +82,7 @@ def test_the_bytes_of_a_denoising_group() -> None:
         (
             DenoisingTrajectory(
                 np.array([[1.0, -2.0, 0.5], [0.0, 65504.0, -0.0]], np.float16),
-                np.array([999], np.int32),
+                np.array([999, 499], np.int32),
                 np.array([-1234.5], np.float32),
                 version=2,
                 condition={"class": 4},
@@ -97,6 +96,6 @@ def test_the_bytes_of_a_denoising_group() -> None:
     (decoded,) = decode_group(message).trajectories
     assert decoded.latents.dtype == np.float16
     assert decoded.latents.tolist() == [[1.0, -2.0, 0.5], [0.0, 65504.0, -0.0]]
-    assert (decoded.timesteps.tolist(), decoded.behaviour_logprobs.tolist()) == ([999], [-1234.5])
+    assert (decoded.timesteps.tolist(), decoded.behaviour_logprobs.tolist()) == ([999, 499], [-1234.5])
     assert (decoded.version, decoded.condition, decoded.seed) == (2, {"class": 4}, 2**64 - 1)
     assert (decoded.guidance, decoded.reward, decoded.reward_parts) == (8.0, -0.5, {})

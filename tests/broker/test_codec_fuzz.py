@@ -92,7 +92,7 @@ def image_of(shape: tuple[int, ...], dtype: type[np.floating[Any]], rng: np.rand
     actions = shape[0] - 1
     return DenoisingTrajectory(
         rng.standard_normal(shape).astype(dtype),
-        np.arange(999, 0, -100, dtype=np.int32)[:actions],
+        np.arange(999, 0, -100, dtype=np.int32)[: shape[0]],
         (1e4 * rng.standard_normal(actions)).astype(np.float32),
         version=3,
         condition={"prompt": "a cat", "class": 4, "words": ["a", None, {"b": 2.5}]},
@@ -198,7 +198,7 @@ def extend(message: bytes, rng: random.Random) -> bytes:
 
 def claim_header(message: bytes, rng: random.Random) -> bytes:
     length = struct.unpack_from("<I", message, 4)[0]
-    claimed = rng.choice([length - 1, length + 1, length + 8, 0, 1, len(message), 2**24, 2**24 + 1, 2**31, 2**32 - 1])
+    claimed = rng.choice([length - 1, length + 1, length + 8, 0, 1, len(message), 2**22, 2**22 + 1, 2**31, 2**32 - 1])
     return message[:4] + struct.pack("<I", claimed % 2**32) + message[8:]
 
 

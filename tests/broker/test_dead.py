@@ -32,7 +32,9 @@ class Stage:
         for held in lease(self.tickets, "w", count):
             assert self.tickets.complete(held, group(held.prompt.id))
         for delivery in self.lane.fetch(self.lane.listing().groups):
-            assert self.lane.reject(delivery, f"group {delivery.group.prompt_id} failed", epoch=self.epoch)
+            assert self.lane.reject(
+                delivery.receipt, f"group {delivery.group.prompt_id} failed", worker="w", epoch=self.epoch
+            )
 
     def bodies(self) -> list[str]:
         return claims(self.client, self.run, expiring=False)
@@ -122,9 +124,17 @@ def test_a_letter_is_tried_again_when_there_is_room(stage: Stage) -> None:
     assert stage.dead.drop(letters) == 0
     assert stage.lane.depth() == Depth(4, 0, 0, 0, again=4)
     assert stage.lane.positions() == {0, 1, 2, 3} and len(stage.bodies()) == 2
-    assert [stage.lane.resume(count, epoch=stage.epoch) for count in (-1, 0, 1)] == [0, 0, 1]
+    assert [stage.lane.resume(count, waiting=stage.lane.depth().again, epoch=stage.epoch) for count in (-1, 0, 1)] == [
+        0,
+        0,
+        1,
+    ]
     assert stage.lane.depth() == Depth(4, 1, 0, 0, again=3)
-    assert [stage.lane.resume(count, epoch=stage.epoch) for count in (2, 9, 9)] == [2, 1, 0]
+    assert [stage.lane.resume(count, waiting=stage.lane.depth().again, epoch=stage.epoch) for count in (2, 9, 9)] == [
+        2,
+        1,
+        0,
+    ]
     assert stage.lane.depth() == Depth(4, 2, 2, 0)
     leases = lease(stage.tickets, "w", 2)
     assert [(held.prompt, held.attempt) for held in leases] == [(prompt, 1) for prompt in prompts(0, 2)]
@@ -138,7 +148,7 @@ def test_a_letter_may_die_again(stage: Stage) -> None:
     stage.bury_prompts(1)
     for _ in range(2):
         stage.dead.retry(stage.dead.list())
-        stage.lane.resume(1, epoch=stage.epoch)
+        stage.lane.resume(1, waiting=stage.lane.depth().again, epoch=stage.epoch)
         (held,) = lease(stage.tickets, "w2", 1)
         assert not stage.tickets.fail("w2", held, "again")
     (letter,) = stage.dead.list()
@@ -176,6 +186,6 @@ def test_letters_that_make_no_sense_are_shown_and_may_be_dropped(stage: Stage) -
     assert stage.dead.drop(letters[:1]) == 1
     assert stage.lane.depth() == Depth(0, 0, 0, 2), "there is no position to remember"
     assert stage.dead.retry(letters[1:]) == 2
-    assert stage.lane.resume(9, epoch=stage.epoch) == 2
+    assert stage.lane.resume(9, waiting=stage.lane.depth().again, epoch=stage.epoch) == 2
     assert stage.tickets.lease("w", count=9, timeout_s=0) == []
     assert stage.lane.depth() == Depth(0, 0, 0, 2), "they die again"

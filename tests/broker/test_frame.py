@@ -34,7 +34,7 @@ def prompt_with(row: bytes) -> bytes:
         (b"\x82\xa1a\x01\xa1a\x01", "a key twice"),
         (b"\x81\x01\x01", "ValueError"),
         (b"\x81\x91\xa1a\x01", "ValueError"),
-        (b"\x81\xc4\x00\x01", "no string"),
+        (b"\x81\xc4\x00\x01", "more than JSON"),
         (b"\x81\xa1a\xc4\x01a", "max_bin_len"),
         (b"\x81\xa1a\xc4\x00", "more than JSON"),
         (b"\x81\xa1a\xd4\x05a", "max_ext_len"),

@@ -89,7 +89,7 @@ def test_an_earlier_learner_is_fenced(client: Client, run: str, epoch: int) -> N
     lane.issue(prompts(0, 2), after=0, epoch=epoch)
     complete(client, run, 0, 1)
     first, second = lane.take("0", count=2, timeout_s=1)[0]
-    lane.reject(second, "bad", epoch=epoch)
+    lane.reject(second.receipt, "bad", worker="w", epoch=epoch)
     assert dead.retry(dead.list()) == 1
     Bulletin(client, run).lead()
     with pytest.raises(Fenced, match=f"epoch {epoch} is over"):
@@ -97,11 +97,11 @@ def test_an_earlier_learner_is_fenced(client: Client, run: str, epoch: int) -> N
     with pytest.raises(Fenced):
         lane.reissue(prompts(1, 1), epoch=epoch)
     with pytest.raises(Fenced):
-        lane.resume(1, epoch=epoch)
+        lane.resume(1, waiting=lane.depth().again, epoch=epoch)
     with pytest.raises(Fenced):
         lane.acknowledge([first.receipt], epoch=epoch)
     with pytest.raises(Fenced):
-        lane.reject(first, "bad", epoch=epoch)
+        lane.reject(first.receipt, "bad", worker="w", epoch=epoch)
     assert lane.depth() == Depth(2, 0, 1, 0, again=1)
 
 
@@ -110,7 +110,7 @@ def test_an_epoch_that_redis_has_forgotten_is_made_known_again(client: Client, r
     calls: list[Callable[[int], int]] = [
         lambda epoch: lane.issue(prompts(0, 2), after=lane.depth().issued, epoch=epoch),
         lambda epoch: lane.reissue(prompts(0, 2), epoch=epoch),
-        lambda epoch: lane.resume(1, epoch=epoch),
+        lambda epoch: lane.resume(1, waiting=lane.depth().again, epoch=epoch),
         lambda epoch: lane.acknowledge([Receipt("0-1", 0, "", 0)], epoch=epoch),
     ]
     for call in calls:
@@ -145,18 +145,20 @@ def test_groups_come_in_order_until_acknowledged(client: Client, run: str, epoch
 def test_what_is_outstanding_is_listed(client: Client, run: str, epoch: int) -> None:
     lane, dead = lane_of(client, run), DeadLetters(client, run, "train")
     server = lane.listing().server
-    assert lane.listing() == Listing(server, 0, 0, 0, ())
+    assert lane.listing() == Listing(server, 0, 0, 0, 0, ())
     lane.issue(prompts(0, 6), after=0, epoch=epoch)
     complete(client, run, *range(6))
     lane.issue(prompts(8, 2), after=6, epoch=epoch)
     deliveries, _ = lane.take("0", count=6, timeout_s=1)
     for delivery in deliveries[2:5]:
-        assert lane.reject(delivery, "bad", epoch=epoch)
+        assert lane.reject(delivery.receipt, "bad", worker="w", epoch=epoch)
     letters = dead.list()
     assert dead.retry(letters[:1]) == dead.drop(letters[1:2]) == 1
     lane.acknowledge([deliveries[5].receipt], epoch=epoch)
     listing = lane.listing()
-    assert listing == Listing(server, issued=10, prompts=2, again=1, groups=tuple(d.receipt for d in deliveries[:2]))
+    assert listing == Listing(
+        server, issued=10, prompts=2, again=1, dead=1, groups=tuple(d.receipt for d in deliveries[:2])
+    )
     assert [receipt.position for receipt in listing.groups] == [0, 1]
     assert [receipt.size for receipt in listing.groups] == [len(encode_group(group(i))) for i in (0, 1)]
     assert lane.depth() == Depth(issued=10, prompts=2, groups=2, dead=1, again=1, dropped=1)
@@ -249,7 +251,10 @@ def test_a_rejected_group_is_a_dead_letter_once(client: Client, run: str, epoch:
     lane.issue(prompts(0, 1), after=0, epoch=epoch)
     complete(client, run, 0)
     ((delivery,), _) = lane.take("0", count=1, timeout_s=1)
-    assert [lane.reject(delivery, "the loss is nan", epoch=epoch), lane.reject(delivery, "again", epoch=epoch)] == [
+    assert [
+        lane.reject(delivery.receipt, "the loss is nan", worker="w", epoch=epoch),
+        lane.reject(delivery.receipt, "again", worker="w", epoch=epoch),
+    ] == [
         True,
         False,
     ]
@@ -258,3 +263,12 @@ def test_a_rejected_group_is_a_dead_letter_once(client: Client, run: str, epoch:
     assert dead.payload(letter) == encode_group(group(0))
     assert lane.acknowledge([delivery.receipt], epoch=epoch) == 0
     assert claims(client, run, expiring=False) == [delivery.receipt.claim], "what is dead keeps its bytes"
+
+
+def test_a_position_that_is_issued_again_is_so_once_whatever_became_of_it(client: Client, run: str, epoch: int) -> None:
+    """The call is repeated after a lost reply, when the prompt has been answered already."""
+    lane = lane_of(client, run)
+    assert lane.reissue(prompts(0, 1), epoch=epoch) == 1
+    complete(client, run, 0)
+    assert lane.reissue(prompts(0, 1), epoch=epoch) == 0
+    assert (lane.depth().prompts, lane.depth().groups) == (0, 1)

@@ -109,7 +109,7 @@ class Life(RuleBasedStateMachine):
     def reject(self, data: st.DataObject) -> None:
         delivery = data.draw(st.sampled_from(self.taken))
         there = delivery.receipt in self.lane.listing().groups
-        assert self.lane.reject(delivery, "rejected", epoch=self.epoch) == there
+        assert self.lane.reject(delivery.receipt, "rejected", worker="w", epoch=self.epoch) == there
 
     @precondition(lambda self: self.letters.list())
     @rule(data=st.data())
@@ -120,7 +120,7 @@ class Life(RuleBasedStateMachine):
     @rule(count=st.integers(0, 3))
     def resume(self, count: int) -> None:
         there = len(self._positions("again"))
-        assert self.lane.resume(count, epoch=self.epoch) == min(count, there)
+        assert self.lane.resume(count, waiting=self.lane.depth().again, epoch=self.epoch) == min(count, there)
 
     @precondition(lambda self: self.letters.list())
     @rule(data=st.data())

@@ -11,6 +11,7 @@ from areal.broker.keys import Keys
 from areal.broker.rollcall import Activity, Member, Presence, RollCall
 
 SILENT_AFTER_S = 0.3
+MEMBER = b'12 {"name": "odd", "role": "", "host": "", "pid": 12, "started_at": 0, "active_at": 0, "version": 0}'
 
 
 @pytest.fixture
@@ -60,7 +61,20 @@ def test_who_leaves_is_struck_off(roll: RollCall) -> None:
 
 
 @pytest.mark.parametrize(
-    "value", [b"", b"12", b"x {}", b"12 {}", b"12 []", b"12 null", b'12 {"name": 1}', b"12 " + b"[" * 4000, b"\xff\xfe"]
+    "value",
+    [
+        b"",
+        b"12",
+        b"x {}",
+        b"12 {}",
+        b"12 []",
+        b"12 null",
+        b'12 {"name": 1}',
+        b"12 " + b"[" * 4000,
+        b"\xff\xfe",
+        MEMBER.replace(b"12", b"1e999"),
+        b"9" * 2000 + b" {}",
+    ],
 )
 def test_what_is_no_member_is_left_out(client: Client, roll: RollCall, run: str, value: bytes) -> None:
     roll.beat(member("a"))

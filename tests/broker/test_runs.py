@@ -13,7 +13,7 @@ from areal.broker.config import BrokerConfig
 from areal.broker.dead import DeadLetters
 from areal.broker.lane import Lane
 from areal.broker.rollcall import Member, RollCall
-from areal.broker.runs import list_runs, purge
+from areal.broker.runs import count_keys, list_runs, purge
 from areal.broker.tickets import Tickets
 from areal.broker.transport import SharedDirectory
 from areal.broker.weights import WeightStore
@@ -68,6 +68,7 @@ def test_a_purged_run_leaves_nothing_and_the_others_everything(client: Client, p
     everything = {run: sorted(keys(client, run)) for run in runs}
     assert all(len(found) >= 14 for found in everything.values())
     assert [run for run in list_runs(client) if run.startswith(prefix)] == sorted(runs)
+    assert {run: count_keys(client)[run] for run in runs} == {run: len(found) for run, found in everything.items()}
     for index, run in enumerate(runs):
         assert purge(client, run) == len(everything[run])
         assert keys(client, run) == []

@@ -3,6 +3,7 @@
 import os
 import signal
 import socket
+import stat
 import subprocess
 import sys
 import threading
@@ -12,13 +13,14 @@ from pathlib import Path
 
 import pytest
 
+from areal.broker.address import redacted
 from areal.broker.bulletin import Bulletin
-from areal.broker.client import connect, redacted
+from areal.broker.client import connect
 from areal.broker.config import BrokerConfig
 from areal.broker.dead import DeadLetters
-from areal.broker.errors import BrokerUnavailable
+from areal.broker.errors import BrokerError, BrokerUnavailable
 from areal.broker.lane import Lane
-from areal.broker.server import EmbeddedRedis
+from areal.broker.server import EmbeddedRedis, find_live
 from areal.broker.tickets import Tickets
 
 from .samples import group, lease, prompts
@@ -43,45 +45,6 @@ def is_alive(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
     except OSError:
         return False
-
-
-def test_an_unreachable_server_is_given_up_at_the_deadline() -> None:
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        url = f"redis://:secret@127.0.0.1:{taken.getsockname()[1]}/0"
-        began = time.monotonic()
-        with pytest.raises(BrokerUnavailable, match="did not answer PING") as caught:
-            connect(url, timeout_s=0.5)
-    assert time.monotonic() - began < 2.0
-    assert "secret" not in str(caught.value)
-
-
-def test_a_server_that_accepts_and_says_nothing_is_given_up_at_the_deadline() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as deaf:
-        began = time.monotonic()
-        with pytest.raises(BrokerUnavailable):
-            connect(f"redis://127.0.0.1:{deaf.getsockname()[1]}/0", timeout_s=0.5)
-    assert time.monotonic() - began < 4.0
-
-
-@pytest.mark.parametrize("url", ["http://user:secret@somewhere", "redis://:secret@host:port/0", "nonsense"])
-def test_a_url_that_is_none_is_refused(url: str) -> None:
-    with pytest.raises(BrokerUnavailable, match=r"broker\.url") as caught:
-        connect(url, timeout_s=0.5)
-    assert "secret" not in str(caught.value)
-
-
-def test_a_wrong_password_is_told_at_once(server: EmbeddedRedis) -> None:
-    began = time.monotonic()
-    with pytest.raises(BrokerUnavailable) as caught:
-        connect(f"redis://:wrong@{redacted(server.url)}/0", timeout_s=20.0)
-    assert time.monotonic() - began < 5.0
-    assert "wrong@" not in str(caught.value)
-
-
-def test_a_url_is_shown_without_its_password() -> None:
-    assert redacted("redis://user:secret@host:7000/0") == "host:7000"
-    assert redacted("redis://host") == "host:6379"
 
 
 def test_every_call_has_the_deadline(server: EmbeddedRedis) -> None:
@@ -171,3 +134,79 @@ def test_it_dies_with_the_process_that_started_it(tmp_path: Path) -> None:
     while is_alive(pid) and time.monotonic() < deadline:
         time.sleep(0.02)
     assert not is_alive(pid)
+    assert (tmp_path / "url").exists()
+    assert find_live(tmp_path) is None
+    again = EmbeddedRedis(tmp_path)
+    again.start()
+    assert find_live(tmp_path) == again.url
+    again.stop()
+
+
+def test_its_url_is_found_while_it_runs_and_by_its_owner_alone(server: EmbeddedRedis) -> None:
+    directory, umask = server._directory, os.umask(0)
+    try:
+        kill(server)
+        (directory / "url").chmod(0o666)
+        (directory / ".url.partial").touch()  # of a crash
+        server.start()
+    finally:
+        os.umask(umask)
+    assert find_live(directory) == server.url
+    assert stat.S_IMODE((directory / "url").stat().st_mode) == 0o600
+    assert sorted(file.name for file in directory.iterdir()) == ["appendonly.aof", "lock", "redis.log", "url"]
+    server.stop()
+    assert not (directory / "url").exists()
+    assert find_live(directory) is None
+
+
+def test_a_stale_url_is_none(server: EmbeddedRedis, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("areal.broker.server.FIND_TIMEOUT_S", 0.3)
+    directory = server._directory
+    url = server.url
+    for stale in ("", "nonsense", "redis://127.0.0.1:1/0", url.replace("redis://:", "redis://:not-"), url + "?x=y"):
+        (directory / "url").write_text(stale)
+        assert find_live(directory) is None, stale
+    other = EmbeddedRedis(tmp_path / "other")
+    other.start()
+    (directory / "url").write_text(other.url)
+    assert find_live(directory) is None
+    other.stop()
+    kill(server)
+    assert find_live(directory) is None
+    assert find_live(tmp_path / "nowhere") is None
+
+
+def test_two_servers_do_not_share_a_directory(server: EmbeddedRedis, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("areal.broker.server.LOCK_TIMEOUT_S", 0.2)
+    other = EmbeddedRedis(server._directory)
+    with pytest.raises(BrokerError, match=rf"another redis-server, started by process {os.getpid()}, runs on .*redis"):
+        other.start()
+    other.stop()
+    assert find_live(server._directory) == server.url
+    server.stop()
+    other.start()
+    assert find_live(server._directory) == other.url
+    other.stop()
+
+
+def test_a_torn_append_only_file_loses_its_torn_end_alone(server: EmbeddedRedis) -> None:
+    with connect(server.url) as client:
+        client.set("whole", 1)
+    server.stop()
+    with (server._directory / "appendonly.aof").open("ab") as file:
+        file.write(b"*3\r\n$3\r\nSET\r\n$4\r\nto")
+    server.start()
+    with connect(server.url) as client:
+        assert client.keys() == [b"whole"]
+
+
+def test_its_password_is_in_its_url_file_alone(server: EmbeddedRedis, caplog: pytest.LogCaptureFixture) -> None:
+    password = server._password.encode()
+    kill(server)
+    server.start()
+    with connect(server.url) as client:
+        client.set("key", "value")
+    holding = [file.name for file in server._directory.iterdir() if password in file.read_bytes()]
+    assert holding == ["url"]
+    assert password not in Path(f"/proc/{server.pid}/cmdline").read_bytes()
+    assert server._password not in caplog.text

@@ -249,9 +249,28 @@ def test_images_go_the_same_way_as_tokens(client: Client, run: str, epoch: int, 
     tickets = tickets_of(client, run, lease_s=60.0)
     issue(lane, 1, epoch)
     latents = np.random.default_rng(0).standard_normal((3, 4, 64, 64)).astype(np.float16)
-    steps, logprobs = np.array([999, 499], np.int32), np.array([-1e4, 1e4], np.float32)
+    steps, logprobs = np.array([999, 666, 333], np.int32), np.array([-1e4, 1e4], np.float32)
     image = DenoisingTrajectory(latents, steps, logprobs, 0, {"prompt": "0"}, guidance=8.0, seed=1, reward=1.0)
     assert tickets.complete(lease(tickets, "a", 1)[0], Group(0, (image,), "a"))
     (taken,) = lane.take("0", count=1, timeout_s=1)[0][0].group.trajectories
     assert taken.latents.tobytes() == latents.tobytes()
     assert taken.condition == {"prompt": "0"}
+
+
+def test_an_entry_that_is_anothers_by_now_is_not_completed(client: Client, run: str, epoch: int) -> None:
+    """A server whose clock is behind may use an entry's number again."""
+    lane, tickets = Lane(client, run, "train"), tickets_of(client, run)
+    lane.issue(prompts(0, 1), after=0, epoch=epoch)
+    (held,) = lease(tickets, "a", 1)
+    other = Lease(held.entry, prompts(5, 1)[0], 1)
+    assert not tickets.complete(other, group(5))
+    assert lane.positions() == {0} and lane.depth().prompts == 1
+    assert tickets.complete(held, group(0))
+
+
+def test_a_cause_that_is_no_text_is_kept_as_far_as_it_is(client: Client, run: str, epoch: int) -> None:
+    lane, tickets = Lane(client, run, "train"), tickets_of(client, run, max_attempts=1)
+    lane.issue(prompts(0, 1), after=0, epoch=epoch)
+    (held,) = lease(tickets, "a", 1)
+    assert not tickets.fail("a", held, "no such file: \udcff.txt")
+    assert DeadLetters(client, run, "train").list()[0].cause == "no such file: \\udcff.txt"

@@ -3,7 +3,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from areal.broker.trajectory import NOT_AN_ACTION, DenoisingTrajectory, Group, Prompt, TokenTrajectory
+from areal.broker.trajectory import NOT_AN_ACTION, DenoisingTrajectory, Group, Prompt, TokenTrajectory, check_tokens
 
 
 def trajectory(**changed: Any) -> TokenTrajectory:
@@ -19,7 +19,7 @@ def trajectory(**changed: Any) -> TokenTrajectory:
 def image(**changed: Any) -> DenoisingTrajectory:
     fields: dict[str, Any] = {
         "latents": np.zeros((3, 4, 8, 8), np.float16),
-        "timesteps": np.array([999, 499], np.int32),
+        "timesteps": np.array([999, 666, 333], np.int32),
         "behaviour_logprobs": np.array([-31415.9, 2718.2], np.float32),
         "version": 3,
         "condition": {"prompt": "a cat"},
@@ -70,6 +70,18 @@ def test_a_wrong_trajectory_is_refused(changed: dict[str, Any], says: str) -> No
         trajectory(**changed)
 
 
+@pytest.mark.parametrize("wrong", [np.nan, -np.nan, np.inf, -np.inf, 0.01])
+@pytest.mark.parametrize("length", [2, 9, 64, 1000])
+def test_a_log_probability_that_cannot_be_is_found_wherever_it_is(wrong: float, length: int) -> None:
+    logprobs = np.linspace(-9, 0, length, dtype=np.float32)
+    check_tokens(np.arange(length, dtype=np.int32), logprobs)
+    for place in range(length):
+        spoilt = logprobs.copy()
+        spoilt[place] = wrong
+        with pytest.raises(ValueError, match="log-probability is"):
+            check_tokens(np.arange(length, dtype=np.int32), spoilt)
+
+
 def test_what_was_given_may_have_any_log_probability() -> None:
     assert trajectory(behaviour_logprobs=np.array([np.nan, -1, -1], np.float32)).num_actions == 2
 
@@ -96,15 +108,16 @@ def test_what_an_image_knows_of_itself(dtype: type) -> None:
         ({"latents": np.zeros((3, 0), np.float32)}, "latents is float32\\[3, 0\\]"),
         ({"latents": np.zeros((3, *[1] * 8), np.float32)}, "latents is"),
         ({"latents": [[0.0], [0.0], [0.0]]}, "latents is a list"),
-        ({"latents": np.zeros((2, 4), np.float16)}, "2 latents, 2 timesteps"),
-        ({"latents": np.zeros((1, 4), np.float16), "timesteps": np.zeros(0, np.int32)}, "0 timesteps"),
+        ({"latents": np.zeros((2, 4), np.float16)}, "2 latents, 3 timesteps"),
+        ({"latents": np.zeros((1, 4), np.float16), "timesteps": np.zeros(1, np.int32)}, "1 latents, 1 timesteps"),
+        ({"latents": np.zeros((2, 4), np.float16), "timesteps": np.zeros(2, np.int32)}, "2 latents, 2 timesteps"),
         ({"latents": np.array([[0], [np.nan], [0]], np.float16)}, "a latent is not finite"),
         ({"latents": np.array([[0], [-np.nan], [0]], np.float32)}, "a latent is not finite"),
         ({"latents": np.array([[0], [np.inf], [0]], np.float32)}, "a latent is not finite"),
         ({"latents": np.array([[0], [-np.inf], [0]], np.float16)}, "a latent is not finite"),
-        ({"timesteps": np.array([999, -1], np.int32)}, "timestep is negative"),
-        ({"timesteps": np.array([999, 499])}, "timesteps is int64"),
-        ({"timesteps": np.array([999], np.int32)}, "1 timesteps"),
+        ({"timesteps": np.array([999, 666, -1], np.int32)}, "timestep is negative"),
+        ({"timesteps": np.array([999, 666, 333])}, "timesteps is int64"),
+        ({"timesteps": np.array([999, 666], np.int32)}, "3 latents, 2 timesteps and 2 behaviour_logprobs, not H"),
         ({"behaviour_logprobs": np.array([1.0], np.float32)}, "1 behaviour_logprobs"),
         ({"behaviour_logprobs": np.array([1.0, -np.inf], np.float32)}, "not finite"),
         ({"behaviour_logprobs": np.zeros((2, 4), np.float32)}, "behaviour_logprobs is"),

@@ -171,6 +171,17 @@ def test_an_earlier_learner_cannot_publish(
     assert there() == [newest.name]
 
 
+def test_a_learner_whose_work_a_later_one_swept_away_is_told_so(client: Client, run: str, store: WeightStore) -> None:
+    epoch = Bulletin(client, run).lead()
+
+    def swept(folder: Path) -> None:
+        Bulletin(client, run).lead()
+        raise OSError("no such file")
+
+    with pytest.raises(Fenced, match=f"epoch {epoch} is over"):
+        store.publish(0, swept, epoch=epoch)
+
+
 def test_the_oldest_versions_are_deleted(store: WeightStore, epoch: int, there: Callable[[], list[str]]) -> None:
     for version in range(5):
         store.publish(version, writing(str(version)), epoch=epoch)

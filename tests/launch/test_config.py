@@ -134,3 +134,10 @@ def test_a_warm_start_writes_beside_its_file(tmp_path: Path) -> None:
     path = tmp_path / "warm.yaml"
     path.write_text("warmstart: {problem: sort, output: models/sort}\n")
     assert load_warmstart_config(path).output == tmp_path / "models" / "sort"
+
+
+def test_a_password_that_stands_in_the_wrong_place_is_not_shown(path: Path) -> None:
+    path.write_text(MINIMAL + "broker: redis://user:secret@host\n")
+    with pytest.raises(ConfigError, match="broker: ") as caught:
+        load_run_config(path)
+    assert "secret" not in str(caught.value)

@@ -117,6 +117,13 @@ def test_a_file_gets_plain_aligned_lines() -> None:
     assert ESCAPE not in "".join(lines)
 
 
+@pytest.mark.parametrize("terminal", [False, True])
+def test_what_a_reward_said_as_it_failed_is_not_obeyed(terminal: bool) -> None:
+    told = event(1.0, "prompt 3 failed:\n\x1b]0;owned\x07 [red]loud[/]", "warning")
+    out = shown(Console(file=io.StringIO(), force_terminal=terminal), [told])
+    assert "\\x1b]0;owned\\x07 [red]loud[/]" in out and "\x1b]0" not in out
+
+
 def test_the_last_step_is_always_printed() -> None:
     out = shown(Console(file=io.StringIO(), force_terminal=False), [step(59, time=1.0), step(60, time=1.1)])
     assert "step 59/60" in out and "step 60/60" in out
@@ -150,6 +157,10 @@ def test_the_table_counts_groups_once_the_learner_has_said_them() -> None:
     out = shown(Console(file=io.StringIO(), force_terminal=False), [*RECORDS, final])
     assert "  steps      3 in 0:11\n" in out
     assert "  groups     12 trained, 0 lost, 0 trained twice, 1 dead letters\n" in out
+    assert "  dead       areal dead list first tells why\n  files      runs/first/\n" in out
+    assert "areal dead" not in shown(
+        Console(file=io.StringIO(), force_terminal=False), [*RECORDS, final | {"dead_letters": 0}]
+    )
 
 
 def test_a_terminal_shows_the_phase_before_the_first_step() -> None:

@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from areal.broker.errors import ModelError
+from areal.broker.errors import Fenced, ModelError
 from areal.learner.checkpoint import CheckpointStore, LearnerState, Snapshot, copied
 
 
@@ -15,7 +15,7 @@ def snapshot(step: int, value: float = 1.0, epoch: int = 6) -> Snapshot:
 
 def save(store: CheckpointStore, *steps: int) -> None:
     for step in steps:
-        store.save(snapshot(step), lambda: None)
+        store.save(snapshot(step), permit=lambda: None, done=lambda: None)
     store.wait()
 
 
@@ -53,7 +53,7 @@ def test_the_same_state_is_written_once(tmp_path: Path) -> None:
     save(store, 5)
     written = (tmp_path / "step-00000005").stat().st_ino
     done: list[int] = []
-    store.save(snapshot(5), lambda: done.append(5))
+    store.save(snapshot(5), permit=lambda: None, done=lambda: done.append(5))
     store.wait()
     assert done == [5] and (tmp_path / "step-00000005").stat().st_ino == written
 
@@ -62,7 +62,7 @@ def test_another_state_of_the_same_step_takes_its_place(tmp_path: Path) -> None:
     """A learner that resumed, and was drained before its next step, has another version and epoch."""
     store = CheckpointStore(tmp_path, keep=2)
     save(store, 4, 5)
-    store.save(snapshot(5, value=7.0, epoch=8), lambda: None)
+    store.save(snapshot(5, value=7.0, epoch=8), permit=lambda: None, done=lambda: None)
     store.wait()
     assert names(tmp_path) == ["step-00000004", "step-00000005"]
     loaded = store.load_latest()
@@ -74,7 +74,7 @@ def test_another_state_of_the_same_step_takes_its_place(tmp_path: Path) -> None:
 def test_it_is_durable_before_it_is_done(tmp_path: Path) -> None:
     store = CheckpointStore(tmp_path, keep=2)
     seen: list[list[str]] = []
-    store.save(snapshot(5), lambda: seen.append(names(tmp_path)))
+    store.save(snapshot(5), permit=lambda: None, done=lambda: seen.append(names(tmp_path)))
     store.wait()
     assert seen == [["step-00000005"]]
 
@@ -83,9 +83,9 @@ def test_nothing_is_done_when_writing_fails(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     store = CheckpointStore(tmp_path / "file", keep=2)
     done: list[int] = []
-    store.save(snapshot(5), lambda: done.append(5))
+    store.save(snapshot(5), permit=lambda: None, done=lambda: done.append(5))
     with pytest.raises(OSError):
-        store.save(snapshot(6), lambda: done.append(6))
+        store.save(snapshot(6), permit=lambda: None, done=lambda: done.append(6))
     assert done == []
 
 
@@ -94,7 +94,7 @@ def test_an_error_of_what_follows_is_raised(tmp_path: Path) -> None:
         raise RuntimeError("the broker is gone")
 
     store = CheckpointStore(tmp_path, keep=2)
-    store.save(snapshot(5), fails)
+    store.save(snapshot(5), permit=lambda: None, done=fails)
     with pytest.raises(RuntimeError, match="the broker is gone"):
         store.wait()
 
@@ -102,7 +102,7 @@ def test_an_error_of_what_follows_is_raised(tmp_path: Path) -> None:
 def test_one_half_written_is_never_loaded(tmp_path: Path) -> None:
     store = CheckpointStore(tmp_path, keep=2)
     save(store, 5)
-    partial = tmp_path / ".partial" / "tensors"
+    partial = tmp_path / ".7.partial" / "tensors"
     partial.mkdir(parents=True)
     (partial / "weights.safetensors").write_bytes(b"half")
     loaded = store.load_latest()
@@ -135,3 +135,18 @@ def test_a_copy_is_its_own() -> None:
     with torch.no_grad():
         weights["a"].add_(1)
     assert copy["a"].tolist() == [1, 1, 1] and not copy["a"].requires_grad
+
+
+def test_a_learner_that_leads_no_more_writes_none(tmp_path: Path) -> None:
+    store = CheckpointStore(tmp_path, keep=2)
+    save(store, 5)
+    done: list[int] = []
+
+    def refuse() -> None:
+        raise Fenced("epoch 6 is over")
+
+    store.save(snapshot(6), permit=refuse, done=lambda: done.append(6))
+    with pytest.raises(Fenced):
+        store.wait()
+    loaded = store.load_latest()
+    assert loaded is not None and loaded.state.step == 5 and done == []

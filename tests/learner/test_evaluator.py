@@ -13,7 +13,7 @@ from areal.broker.config import BrokerConfig
 from areal.broker.keys import LaneKeys
 from areal.broker.lane import Lane
 from areal.broker.tickets import Tickets
-from areal.broker.trajectory import NOT_AN_ACTION, Group, Prompt, TokenTrajectory
+from areal.broker.trajectory import NOT_AN_ACTION, DenoisingTrajectory, Group, Prompt, TokenTrajectory
 from areal.learner.evaluator import Evaluator
 
 ROWS = [{"prompt": str(i)} for i in range(4)]
@@ -95,6 +95,21 @@ def test_dead_lettered_rows_do_not_hold_a_round_up(stage: Stage) -> None:
     assert stage.evaluator.finish(5)
     assert (stage.reports[0]["samples"], stage.reports[0]["accuracy"]) == (4, 0.5)
     assert stage.reports[0]["unanswered"] == 2
+
+
+def test_images_spoil_one_round_and_not_the_next(stage: Stage, caplog: pytest.LogCaptureFixture) -> None:
+    stage.evaluator.begin(step=10, version=3)
+    latents, timesteps, logprobs = np.zeros((2, 4), np.float16), np.array([999, 499], np.int32), np.zeros(1, np.float32)
+    image = DenoisingTrajectory(latents, timesteps, logprobs, 3, {}, guidance=1.0, seed=0, reward=1.0)
+    (lease,) = stage.tickets.lease("w", count=1, timeout_s=1)
+    stage.tickets.complete(lease, Group(lease.prompt.id, (image,), "w"))
+    stage.serve(3)
+    assert stage.evaluator.finish(5)
+    assert "the evaluation of step 10 failed" in caplog.text
+    assert stage.evaluator.begin(step=20, version=3)
+    stage.serve(4)
+    assert stage.evaluator.finish(5)
+    assert [report["step"] for report in stage.reports] == [20]
 
 
 def test_a_round_of_an_earlier_learner_is_not_mixed_in(stage: Stage) -> None:

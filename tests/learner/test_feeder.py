@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from areal.broker.bulletin import Bulletin
 from areal.broker.client import Client
 from areal.broker.config import BrokerConfig
-from areal.broker.errors import Fenced
-from areal.broker.lane import Lane, Receipt
+from areal.broker.errors import Fenced, TooManyDeadLetters
+from areal.broker.lane import Depth, Lane, Receipt
 from areal.broker.tickets import Tickets
 from areal.learner.config import DatasetConfig
 from areal.learner.dataset import Dataset
@@ -25,13 +25,21 @@ from .test_source import Stage, reconcile, taken_from
 
 DATASET = Dataset(DatasetConfig(source="sort", eval_size=0))
 
+MAX_DEAD_LETTERS = 50
+
 
 class Rows:
     """A feeder over rows that are made on the fly."""
 
     def __init__(self, stage: Stage, source: GroupSource, max_outstanding: int) -> None:
         self.feeder = Feeder(
-            stage.lane, DATASET, source, max_outstanding=max_outstanding, group_size=2, epoch=stage.epoch
+            stage.lane,
+            DATASET,
+            source,
+            max_outstanding=max_outstanding,
+            max_dead_letters=MAX_DEAD_LETTERS,
+            group_size=2,
+            epoch=stage.epoch,
         )
 
     def top_up(self, needed: int = 10**6) -> int:
@@ -249,3 +257,38 @@ def test_no_more_is_outstanding_than_allowed(
             stage.dead.retry(stage.dead.list(count=count))
         elif move == "drop":
             stage.dead.drop(stage.dead.list(count=1))
+
+
+def test_letters_that_went_back_before_their_reply_was_lost_count(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The call is made again, finds that nothing waits any more as it thought, and says that it moved nothing."""
+    rows = Rows(stage, stage.idle_source(), max_outstanding=4)
+    rows.top_up()
+    once = Tickets(stage.client, stage.run, "train", BrokerConfig(max_attempts=1))
+    for lease in once.lease("w", count=4, timeout_s=0):
+        assert not once.fail("w", lease, "failed")
+    assert stage.dead.retry(stage.dead.list()) == 4
+    resume = stage.lane.resume
+
+    def twice(count: int, *, waiting: int, epoch: int) -> int:
+        assert resume(count, waiting=waiting, epoch=epoch) == count
+        return resume(count, waiting=waiting, epoch=epoch)
+
+    monkeypatch.setattr(stage.lane, "resume", twice)
+    rows.top_up()
+    assert stage.lane.depth() == Depth(issued=4, prompts=4, groups=0, dead=0)
+
+
+def test_a_run_whose_prompts_keep_failing_ends(stage: Stage) -> None:
+    rows = Rows(stage, stage.idle_source(), max_outstanding=MAX_DEAD_LETTERS + 1)
+    once = Tickets(stage.client, stage.run, "train", BrokerConfig(max_attempts=1))
+    rows.top_up()
+    for lease in once.lease("w", count=MAX_DEAD_LETTERS + 1, timeout_s=0):
+        once.fail("w", lease, "failed")
+    with pytest.raises(
+        TooManyDeadLetters, match=r"51 prompts .* more than broker.max_dead_letters \(50\): `areal dead"
+    ):
+        rows.top_up()
+    stage.dead.drop(stage.dead.list(count=1))
+    assert rows.top_up() == MAX_DEAD_LETTERS + 1

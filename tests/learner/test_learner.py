@@ -19,7 +19,7 @@ from areal.broker.dead import DeadLetters
 from areal.broker.errors import TrainingError
 from areal.broker.lane import Lane
 from areal.broker.tickets import Tickets
-from areal.broker.trajectory import NOT_AN_ACTION, Group, Prompt, TokenTrajectory
+from areal.broker.trajectory import NOT_AN_ACTION, DenoisingTrajectory, Group, Prompt, TokenTrajectory
 from areal.broker.transport import SharedDirectory
 from areal.broker.weights import WeightStore
 from areal.learner.config import (
@@ -71,11 +71,27 @@ def answer(prompt: Prompt, version: int, rng: np.random.Generator) -> Group:
     return Group(prompt.id, tuple(trajectories), "w")
 
 
+def with_unknown_token(group: Group) -> Group:
+    group.trajectories[-1].tokens[-1] = VOCAB
+    return group
+
+
+def of_images(group: Group) -> Group:
+    latents, timesteps, logprobs = np.zeros((2, 4), np.float16), np.array([999, 499], np.int32), np.zeros(1, np.float32)
+    image = DenoisingTrajectory(latents, timesteps, logprobs, 0, {}, guidance=1.0, seed=0, reward=1.0)
+    return Group(group.prompt_id, (image,), "w")
+
+
 @contextmanager
 def rollout(
-    client: Client, run: str, folder: Path, *, spoils: Callable[[int], bool] = lambda _: False
+    client: Client,
+    run: str,
+    folder: Path,
+    *,
+    spoils: Callable[[int], bool] = lambda _: False,
+    spoilt: Callable[[Group], Group] = with_unknown_token,
 ) -> Iterator[None]:
-    """Completes the prompts of both lanes under the newest weights; `spoils` names those answered with no token."""
+    """Completes the prompts of both lanes under the newest weights; `spoils` names those whose groups are `spoilt`."""
     lanes = [Tickets(client, run, name, BROKER) for name in ("train", "eval")]
     store = WeightStore(client, run, SharedDirectory(folder / "weights"))
     over = threading.Event()
@@ -90,7 +106,7 @@ def rollout(
                         latest = store.latest()
                     group = answer(lease.prompt, latest.version, rng)
                     if tickets is lanes[0] and spoils(lease.prompt.id):
-                        group.trajectories[-1].tokens[-1] = VOCAB
+                        group = spoilt(group)
                     tickets.complete(lease, group)
             time.sleep(0.005)
 
@@ -280,11 +296,18 @@ def test_what_an_empty_redis_has_forgotten_is_not_issued_again(client: Client, r
     assert Lane(client, fresh, "train").depth().issued == 12
 
 
+@pytest.mark.parametrize(
+    ("spoilt", "says"),
+    [
+        (with_unknown_token, f"has token {VOCAB}, the vocabulary only {VOCAB} of them"),
+        (of_images, "was answered with images, and this policy learns from tokens"),
+    ],
+)
 def test_a_batch_that_does_not_fit_the_model_is_dead_lettered_and_training_goes_on(
-    client: Client, run: str, tmp_path: Path
+    client: Client, run: str, tmp_path: Path, spoilt: Callable[[Group], Group], says: str
 ) -> None:
     """Two batches in a row, twice: a batch that is trained on between them makes the learner patient again."""
-    with rollout(client, run, tmp_path, spoils=lambda number: number in (0, 2, 6, 9)):
+    with rollout(client, run, tmp_path, spoils=lambda number: number in (0, 2, 6, 9), spoilt=spoilt):
         Learner(settings_of(run, tmp_path), client).run()
     steps = records(client, run, "step")
     assert [record["step"] for record in steps] == [1, 2, 3, 4, 5, 6]
@@ -292,7 +315,7 @@ def test_a_batch_that_does_not_fit_the_model_is_dead_lettered_and_training_goes_
     assert sorted(trained) == [4, 5, *range(10, 20)]
     letters = DeadLetters(client, run, "train").list()
     assert sorted(letter.position for letter in letters) == [0, 1, 2, 3, 6, 7, 8, 9]
-    assert all(f"has token {VOCAB}, the vocabulary only {VOCAB} of them" in letter.cause for letter in letters)
+    assert all(says in letter.cause for letter in letters)
     assert [record["level"] for record in records(client, run, "event")].count("error") == 4
     (final,) = records(client, run, "final")
     assert (final["groups_trained"], final["groups_lost"], final["dead_letters"]) == (12, 0, 8)

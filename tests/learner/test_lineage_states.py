@@ -96,7 +96,15 @@ class Learner:
         self.epoch = Bulletin(client, run).lead()
         self.lane = Lane(client, run, "train")
         self.source = GroupSource(self.lane, Ledger(checkpoint.trained), epoch=self.epoch)
-        self.feeder = Feeder(self.lane, DATASET, self.source, max_outstanding=BOUND, group_size=1, epoch=self.epoch)
+        self.feeder = Feeder(
+            self.lane,
+            DATASET,
+            self.source,
+            max_outstanding=BOUND,
+            max_dead_letters=10**6,
+            group_size=1,
+            epoch=self.epoch,
+        )
         self.lineage = [list(batch) for batch in checkpoint.lineage]
         self.covered: list[list[Receipt]] = []  # by durable checkpoints, not acknowledged yet
 
@@ -183,12 +191,14 @@ class Life(RuleBasedStateMachine):
     def the_fallen_learner_wakes(self) -> None:
         """It was only stopped. Whatever it does is refused."""
         assert self.fallen is not None
-        self.learner.lane.resume(1, epoch=self.learner.epoch)  # its beginning may be lost with Redis's last second
+        self.learner.lane.resume(
+            1, waiting=self.learner.lane.depth().again, epoch=self.learner.epoch
+        )  # its beginning may be lost with Redis's last second
         epoch = {"epoch": self.fallen.epoch}
         with pytest.raises(Fenced):
             self.fallen.lane.acknowledge([Receipt("1-1", 0, "claim", 1)], **epoch)
         with pytest.raises(Fenced):
-            self.fallen.lane.resume(1, **epoch)
+            self.fallen.lane.resume(1, waiting=self.fallen.lane.depth().again, **epoch)
 
     @rule()
     def a_batch_is_refused(self) -> None:

@@ -268,7 +268,11 @@ def test_a_rejected_group_that_is_tried_again_comes_again(stage: Stage) -> None:
     source = stage.idle_source()
     source.poll(0.001)
     source.reject(taken_from(source, 1), "bad")
-    assert stage.dead.retry(stage.dead.list()) == stage.lane.resume(1, epoch=stage.epoch) == 1
+    assert (
+        stage.dead.retry(stage.dead.list())
+        == stage.lane.resume(1, waiting=stage.lane.depth().again, epoch=stage.epoch)
+        == 1
+    )
     source.poll(0.001)
     source.settle(taken_from(source, 1))
     source.acknowledge(source.settled())
@@ -283,3 +287,26 @@ def test_an_unreadable_group_that_is_found_late_is_a_dead_letter(stage: Stage) -
     assert stage.outstanding(source) == 1
     reconcile(source)
     assert (source.num_waiting, stage.outstanding(source), stage.lane.depth().dead) == (0, 0, 1)
+
+
+def test_a_rejected_group_whose_first_twin_redis_forgot_is_a_dead_letter_all_the_same(stage: Stage) -> None:
+    """Its completion was lost with Redis's last second, and the prompt was answered again meanwhile."""
+    stage.complete(0)
+    source = stage.idle_source()
+    source.poll(0.001)
+    (forgotten,) = stage.lane.listing().groups
+    stage.add_group(0)
+    source.poll(0.001)
+    stage.client.xdel(stage.keys.groups, forgotten.entry)
+    source.reject(taken_from(source, 1), "the loss is nan")
+    assert source.settled() == [] and stage.lane.depth().dead == 1 and stage.lane.positions() == {0}
+
+
+def test_what_is_still_to_come_is_not_fetched_for_being_unknown(stage: Stage) -> None:
+    source = stage.idle_source()
+    source.poll(0.001)
+    stage.complete(0, 1)
+    reconcile(source)
+    assert source.num_waiting <= 2
+    source.poll(0.001)
+    assert source.num_waiting == 2 and [len(held) for held in source._held.values()] == [1, 1]

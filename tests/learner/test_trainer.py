@@ -7,7 +7,7 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from areal.broker.errors import TrainingError
-from areal.broker.trajectory import NOT_AN_ACTION, Group, TokenTrajectory
+from areal.broker.trajectory import NOT_AN_ACTION, DenoisingTrajectory, Group, TokenTrajectory
 from areal.learner.checkpoint import copied
 from areal.learner.config import LearnerConfig, ModelConfig
 from areal.learner.optimizer import Optimizer
@@ -211,6 +211,17 @@ def test_a_token_outside_the_vocabulary_is_named_before_anything_changes(folder:
     groups = batch(policy)
     groups[2].trajectories[1].tokens[-1] = VOCAB
     with pytest.raises(TrainingError, match=f"prompt 2 has token {VOCAB}, the vocabulary only {VOCAB} of them"):
+        trainer.step(groups, step=0, version=0)
+    assert same(policy.weights(), before)
+
+
+def test_images_are_refused_before_anything_changes(folder: Path) -> None:
+    policy, trainer = made(folder)
+    before = copied(policy.weights())
+    latents, timesteps, logprobs = np.zeros((2, 4), np.float16), np.array([999, 499], np.int32), np.zeros(1, np.float32)
+    image = DenoisingTrajectory(latents, timesteps, logprobs, 0, {}, guidance=1.0, seed=0, reward=1.0)
+    groups: list[Any] = [*batch(policy), Group(9, (image,))]
+    with pytest.raises(TrainingError, match="prompt 9 was answered with images, and this policy learns from tokens"):
         trainer.step(groups, step=0, version=0)
     assert same(policy.weights(), before)
 

@@ -13,6 +13,7 @@ import pytest
 from areal.broker.bulletin import DRAIN, Bulletin
 from areal.broker.chunks import RedisChunks
 from areal.broker.client import Client, connect
+from areal.broker.codec import encode_prompt
 from areal.broker.config import BrokerConfig
 from areal.broker.dead import DeadLetters
 from areal.broker.errors import BrokerUnavailable, DeadlineExceeded, EngineDied, EngineError
@@ -461,3 +462,17 @@ def test_a_slow_engine_under_fast_publishing_always_finds_its_folder(client: Cli
     assert loaded == sorted(set(loaded)) and loaded[-1] == 99
     assert stage.engine.starts == 1
     assert not Path("unused").exists()
+
+
+def test_prompts_of_both_lanes_under_the_same_entry_are_both_served(stage: Stage) -> None:
+    """Entries are numbered by each lane for itself; those of one millisecond may be equal."""
+    stage.publish(0)
+    for name in ("train", "eval"):
+        body = encode_prompt(Prompt(0, 0, 2, {"prompt": "x"}))
+        stage.client.xadd(LaneKeys(stage.run, name).prompts, {"id": 0, "body": body}, id="5-1")
+    stage.engine.delay_s = 0.3
+
+    async def scene() -> None:
+        await until(lambda: stage.train.depth().groups == stage.eval.depth().groups == 1)
+
+    play(stage, scene)
