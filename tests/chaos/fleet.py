@@ -256,7 +256,8 @@ class Fleet:
         """Note an end that nobody here brought about, and errors in the log."""
         text = PATH.sub("…/", member.log.read_text(errors="replace"))
         if not (member.killed or code in (0, expected)):
-            self.surprises.append(f"{member.name} ended with exit code {code}:\n{text[-EXCERPT:]}")
+            last = (text.strip().splitlines() or ["without a word"])[-1]
+            self.surprises.append(f"{member.name} ended with exit code {code}: {last}\n{text[-EXCERPT:]}")
         elif marked := [text.find(mark) for mark in ERROR_MARKS if mark in text]:
             self.surprises.append(f"{member.name} logged an error:\n{text[min(marked) :][:EXCERPT]}")
 

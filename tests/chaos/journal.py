@@ -18,11 +18,17 @@ class Began:
 
 @dataclass(frozen=True, slots=True)
 class Led:
-    """A learner leads `epoch`, from the checkpoint of `from_step` that the learner of `from_epoch` wrote (0: from none)."""
+    """A learner leads `epoch`."""
 
     epoch: int
-    from_epoch: int
-    from_step: int
+
+
+@dataclass(frozen=True, slots=True)
+class Resumed:
+    """A learner goes on from the checkpoint of `step` that a learner of `epoch` wrote."""
+
+    epoch: int
+    step: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,6 +168,7 @@ class Cut:
 Record = (
     Began
     | Led
+    | Resumed
     | Loaded
     | Issued
     | Delivered

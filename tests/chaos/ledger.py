@@ -23,6 +23,7 @@ from .journal import (
     Loaded,
     RedisDied,
     Replaced,
+    Resumed,
     Struck,
     Trained,
 )
@@ -83,48 +84,40 @@ class Lineages:
     """The steps that each learner has behind it. A learner is known by its process: an epoch may be given out twice."""
 
     def __init__(self, entries: Iterable[Entry]) -> None:
-        self._led: dict[str, Led] = {}
+        self._epochs: dict[str, int] = {}
         self._own: dict[str, dict[int, Trained]] = {}
         self._saved: dict[tuple[int, int], list[str]] = {}
-        self._from: dict[str, str] = {}
-        for entry in entries:
-            record = entry.record
-            if isinstance(record, Led):
-                self._led[entry.process] = record
-                savers = self._saved.get((record.from_epoch, record.from_step)) or self._takers(record)
-                self._from[entry.process] = savers[-1] if savers else ""
-            elif isinstance(record, Trained):
-                self._own.setdefault(entry.process, {})[record.step] = record
-            elif isinstance(record, Durable):
-                self._saved.setdefault((record.epoch, record.step), []).append(entry.process)
-
-    @property
-    def last(self) -> str:
+        self._from: dict[str, tuple[str, int]] = {}
+        self.last = ""
         """The learner that was the last to lead."""
-        return next(reversed(self._led), "")
+        for entry in entries:
+            match entry.record:
+                case Led(epoch=epoch):
+                    self._epochs[entry.process], self.last = epoch, entry.process
+                case Resumed(epoch=epoch, step=step):
+                    savers = self._saved.get((epoch, step)) or self._takers(epoch, step)
+                    self._from[entry.process] = (savers[-1] if savers else "", step)
+                case Trained(step=step) as taken:
+                    self._own.setdefault(entry.process, {})[step] = taken
+                case Durable(epoch=epoch, step=step):
+                    self._saved.setdefault((epoch, step), []).append(entry.process)
 
     @property
     def num_learners(self) -> int:
-        return len(self._led)
+        return len(self._epochs)
 
     def inherited(self, learner: str) -> dict[int, Trained]:
         """The steps in the checkpoint that it began from."""
-        if not self._from.get(learner):
-            return {}
-        upto = self._led[learner].from_step
-        return {step: taken for step, taken in self.of(self._from[learner]).items() if step <= upto}
+        parent, upto = self._from.get(learner, ("", 0))
+        return {step: taken for step, taken in self.of(parent).items() if step <= upto} if parent else {}
 
     def of(self, learner: str) -> dict[int, Trained]:
         """All steps of its lineage, by number."""
         return self.inherited(learner) | self._own.get(learner, {})
 
-    def _takers(self, led: Led) -> list[str]:
-        """Those who may have written the checkpoint it began from, and died before they could note that it was durable."""
-        return [
-            name
-            for name, steps in self._own.items()
-            if led.from_step in steps and self._led[name].epoch == led.from_epoch
-        ]
+    def _takers(self, epoch: int, step: int) -> list[str]:
+        """Those who may have written a checkpoint, and died before they could note that it was durable."""
+        return [learner for learner, steps in self._own.items() if step in steps and self._epochs[learner] == epoch]
 
 
 def judge(entries: Sequence[Entry], remains: Remains, *, bound: int, groups_per_step: int) -> Verdict:
@@ -206,17 +199,20 @@ def _judge_bound(verdict: Verdict, entries: Sequence[Entry], lineages: Lineages,
             at = deaths.get(entry.record.position, math.inf)
             deaths[entry.record.position] = min(at, entry.time - NOTED_S)
     broken: list[str] = []
+
+    def learned_by(learner: str) -> set[int]:
+        if learner not in learned:
+            learned[learner] = _positions(lineages.inherited(learner).values())
+        return learned[learner]
+
     for entry in entries:
         record = entry.record
-        if isinstance(record, Led):
-            inherited = lineages.inherited(entry.process).values()
-            learned[entry.process] = {position for taken in inherited for position in taken.positions}
-        elif isinstance(record, Trained):
+        if isinstance(record, Trained):
             issued |= set(record.positions)
-            learned.setdefault(entry.process, set()).update(record.positions)
+            learned_by(entry.process).update(record.positions)
         elif isinstance(record, Issued) and not issued.issuperset(record.positions):
             issued |= set(record.positions)
-            done = learned.setdefault(entry.process, set())
+            done = learned_by(entry.process)
             gone = sum(at <= entry.time and position not in done for position, at in deaths.items())
             outstanding = len(issued) - len(done) - gone
             verdict.max_outstanding = max(verdict.max_outstanding, outstanding)
@@ -237,16 +233,15 @@ def _judge_acknowledgements(verdict: Verdict, entries: Sequence[Entry], lineages
     early: list[str] = []
     for entry in entries:
         record = entry.record
-        if isinstance(record, Led):
-            durable[entry.process] = _positions(lineages.inherited(entry.process).values())
-        elif isinstance(record, Delivered):
+        if isinstance(record, Delivered):
             position_of.update(((entry.process, e), p) for e, p in zip(record.entries, record.positions, strict=True))
         elif isinstance(record, Durable):
             steps = lineages.of(entry.process)
             durable[entry.process] = _positions(taken for step, taken in steps.items() if step <= record.step)
         elif isinstance(record, Acknowledged):
+            covered = durable.get(entry.process) or _positions(lineages.inherited(entry.process).values())
             positions = {position_of[entry.process, e] for e in record.entries if (entry.process, e) in position_of}
-            if bad := sorted(positions - durable.get(entry.process, set()) - dead):
+            if bad := sorted(positions - covered - dead):
                 early.append(f"{entry.process} acknowledged {_shown(bad)}, which no durable checkpoint of its has")
     _add(verdict, early, "acknowledgements came before their checkpoint")
 

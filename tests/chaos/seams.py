@@ -25,6 +25,7 @@ from .journal import (
     Journal,
     Leased,
     Led,
+    Resumed,
     Trained,
 )
 
@@ -84,7 +85,6 @@ class LearnerWitness:
     def __init__(self, journal: Journal) -> None:
         self._journal = journal
         self._epoch = 0
-        self._from_epoch = self._from_step = 0
 
     def watch(self) -> None:
         from areal.learner.checkpoint import CheckpointStore
@@ -101,11 +101,11 @@ class LearnerWitness:
 
     def _resumed(self, snapshot: Any) -> None:
         if snapshot is not None:
-            self._from_epoch, self._from_step = snapshot.state.epoch, snapshot.state.step
+            self._journal.write(Resumed(snapshot.state.epoch, snapshot.state.step))
 
     def _led(self, epoch: int, *_: Any, **__: Any) -> None:
         self._epoch = epoch
-        self._journal.write(Led(epoch, self._from_epoch, self._from_step))
+        self._journal.write(Led(epoch))
 
     def _issued(self, issued: int, prompts: Sequence[Prompt], **_: Any) -> None:
         """Positions below the number that came back are issued; those above were not, this time."""
@@ -138,7 +138,7 @@ class LearnerWitness:
         self._journal.write(Trained(self._epoch, step + 1, version, positions, oldest, too_old))
 
     def _saving(self, save: Method) -> Method:
-        def noting(store: Any, snapshot: Any, done: Callable[[], None]) -> Any:
+        def noting(store: Any, snapshot: Any, *, done: Callable[[], None], **kwargs: Any) -> Any:
             state = snapshot.state
 
             def durable() -> None:
@@ -146,6 +146,6 @@ class LearnerWitness:
                 self._journal.write(Durable(self._epoch, state.step, learned))
                 done()
 
-            return save(store, snapshot, durable)
+            return save(store, snapshot, done=durable, **kwargs)
 
         return noting

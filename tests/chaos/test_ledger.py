@@ -17,6 +17,7 @@ from .journal import (
     Record,
     RedisDied,
     Replaced,
+    Resumed,
     Struck,
     Trained,
 )
@@ -51,10 +52,12 @@ def judged(writer: Writer, remains: Remains) -> Verdict:
 def fine() -> Writer:
     """Two learners: the first dies at step 3 with a checkpoint of step 2 behind it, so that step 3 is taken again."""
     writer = Writer()
-    writer.note("learner.1", Led(1, 0, 0), issued(0, 1, 2, 3), Delivered(["a", "b"], [0, 1]), step(1, 0, 1))
+    writer.note("learner.1", Led(1), issued(0, 1, 2, 3), Delivered(["a", "b"], [0, 1]), step(1, 0, 1))
     writer.note("learner.1", issued(4, 5), step(2, 2, 3), issued(6, 7), Durable(1, 2, [[0, 4]]))
     writer.note("learner.1", Acknowledged(1, ["a", "b"]), step(3, 4, 5), issued(8, 9))
-    writer.note("learner.2", Led(2, 1, 2), step(3, 5, 6, epoch=2), step(4, 4, 7, epoch=2), Durable(2, 4, [[0, 8]]))
+    writer.note(
+        "learner.2", Led(2), Resumed(1, 2), step(3, 5, 6, epoch=2), step(4, 4, 7, epoch=2), Durable(2, 4, [[0, 8]])
+    )
     return writer
 
 
@@ -79,7 +82,7 @@ def test_a_position_that_only_a_worker_knew_of_is_lost_too() -> None:
 
 def test_a_position_in_a_step_that_no_checkpoint_has_is_not_learned() -> None:
     writer = fine()
-    writer.note("learner.3", Led(3, 1, 2), step(3, 4, 6, epoch=3), step(4, 8, 9, epoch=3))
+    writer.note("learner.3", Led(3), Resumed(1, 2), step(3, 4, 6, epoch=3), step(4, 8, 9, epoch=3))
     assert judged(writer, Remains(issued=10)).lost == [5, 7]
 
 
@@ -111,15 +114,15 @@ def test_a_bound_that_broke_is_named_with_those_beyond_it() -> None:
 
 def test_what_a_dead_learner_had_learned_counts_as_outstanding_again() -> None:
     writer = Writer()
-    writer.note("learner.1", Led(1, 0, 0), issued(0, 1, 2, 3), step(1, 0, 1))
-    writer.note("learner.2", Led(2, 0, 0), issued(4, epoch=2))
+    writer.note("learner.1", Led(1), issued(0, 1, 2, 3), step(1, 0, 1))
+    writer.note("learner.2", Led(2), issued(4, epoch=2))
     assert "5 outstanding" in judged(writer, Remains(issued=5, groups=(0, 1, 2, 3))).problems[-1]
 
 
 def test_a_dead_letter_makes_room_from_its_time_on() -> None:
     for died_at, problems in ((3.0, 0), (9.0, 1)):
         writer = Writer()
-        writer.note("learner.1", Led(1, 0, 0), issued(0, 1, 2, 3), issued(0), issued(0), issued(4))
+        writer.note("learner.1", Led(1), issued(0, 1, 2, 3), issued(0), issued(0), issued(4))
         remains = Remains(issued=5, groups=(1, 2, 3, 4), dead=(DeadLetter(0, died_at, "silence"),))
         assert len(judged(writer, remains).problems) == problems
 
@@ -127,7 +130,7 @@ def test_a_dead_letter_makes_room_from_its_time_on() -> None:
 def test_a_dead_letter_that_redis_forgot_made_room_the_first_time() -> None:
     for again, problems in ((False, 0), (True, 1)):
         writer = Writer()
-        writer.note("learner.1", Led(1, 0, 0), issued(0, 1, 2, 3))
+        writer.note("learner.1", Led(1), issued(0, 1, 2, 3))
         writer.note("rollout-0.1", Failed(0, again))
         writer.note("learner.1", issued(4))
         remains = Remains(issued=5, groups=(1, 2, 3, 4), dead=(DeadLetter(0, 9.0, "it came again, and failed again"),))
@@ -185,8 +188,8 @@ def test_more_than_the_bound_at_the_end_is_named() -> None:
 def test_learners_that_were_given_one_epoch_are_told_apart() -> None:
     """Redis forgot that learner.2 led: learner.3 leads the same epoch, and its lineage is the one that survives."""
     writer = fine()
-    writer.note("learner.3", Led(2, 1, 2), step(3, 4, 5, epoch=2), Durable(2, 3, [[0, 6]]))
-    writer.note("learner.4", Led(3, 2, 3), step(4, 6, 7, epoch=3))
+    writer.note("learner.3", Led(2), Resumed(1, 2), step(3, 4, 5, epoch=2), Durable(2, 3, [[0, 6]]))
+    writer.note("learner.4", Led(3), Resumed(2, 3), step(4, 6, 7, epoch=3))
     verdict = judged(writer, Remains(issued=10, groups=(8, 9)))
     assert (verdict.problems, verdict.learned, verdict.learners) == ([], 8, 4)
 
@@ -199,6 +202,6 @@ def test_a_learner_that_stands_still_is_named_unless_it_was_made_to() -> None:
         last = Entry(writer.entries[-1].time + 40.0, process, Answered())
         return judge([*writer.entries, last], Remains(issued=10), bound=BOUND, groups_per_step=B).problems
 
-    assert stood() == ["learner.2 took no step for 40 s or more, from 16.000 on"]
+    assert stood() == ["learner.2 took no step for 40 s or more, from 17.000 on"]
     assert stood(process="rollout-0.1") == []
     assert stood(Replaced("learner.2")) == stood(Struck(1, "learner_kill", "learner.2", "", 0.0)) == []
