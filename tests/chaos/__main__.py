@@ -47,7 +47,8 @@ def main() -> int:
     report = report_of(outcome)
     show(report, console)
     command = " ".join(["python -m tests.chaos", *sys.argv[1:]])
-    options.out.write_text(json.dumps(to_json(report, command=command, seed=options.seed), indent=1) + "\n")
+    kept = json.dumps(to_json(report, command=command, seed=options.seed), indent=1, ensure_ascii=False)
+    options.out.write_text(kept + "\n")
     return 0 if report.passed else 1
 
 

@@ -182,6 +182,10 @@ def _judge_positions(
         verdict.problems.append(
             f"{len(verdict.outstanding)} positions are outstanding at the end, the bound is {bound}"
         )
+    if verdict.dead_though_learned and not died:
+        verdict.problems.append(
+            f"positions {_shown(sorted(dead & learned))} were learned from, and are dead letters too"
+        )
     for letter in remains.dead:
         if not letter.cause:
             verdict.problems.append(f"the dead letter of position {letter.position} names no cause")

