@@ -1,5 +1,5 @@
 # make run: the quickstart. make test: all tests. make fuzz: FUZZ damaged messages
-# against the wire format. make chaos: a run under 200 faults, 15 minutes. make check:
+# against the wire format. make chaos: a run under 200 faults, 10 minutes. make check:
 # lint and types. make fix: mend what can be mended.
 # Each target first makes the virtual environment that it needs (.venv).
 
