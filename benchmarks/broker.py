@@ -15,6 +15,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -228,7 +229,8 @@ def show(rows: list[dict[str, Any]], codec: dict[str, float]) -> None:
     )
 
 
-def servers() -> Iterator[EmbeddedRedis]:
+@contextmanager
+def running_server() -> Iterator[EmbeddedRedis]:
     """One that lives as long as the benchmark."""
     with tempfile.TemporaryDirectory() as folder:
         server = EmbeddedRedis(Path(folder))
@@ -245,7 +247,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=RESULTS)
     options = parser.parse_args()
     codec = measure_codec()
-    for server in servers():
+    with running_server() as server:
         parties = parties_on(server.url)
         rows = [measure(parties, name, options.rounds) for name in SIZES]
         redis_version = parties.bare.info("server")["redis_version"]

@@ -6,7 +6,6 @@ from typing import Any
 
 from . import scripts
 from .client import LONGEST_BLOCK_S, Client, stream_entries
-from .errors import Fenced
 from .keys import Keys
 
 logger = logging.getLogger(__name__)
@@ -51,12 +50,6 @@ class Bulletin:
         """The order in force."""
         word = self._client.get(self._order)
         return DRAIN if word == DRAIN.encode() else RUN
-
-    def require_lead(self, epoch: int) -> None:
-        """Raises Fenced unless this is the epoch of the learner that leads, or of one to whom Redis has lost the lead."""
-        leading = int(self._client.get(self._epoch) or 0)
-        if leading > epoch:
-            raise Fenced(f"this learner's epoch {epoch} is over: another learner leads the run now, in epoch {leading}")
 
     def lead(self, after: int = 0) -> int:
         """Begin a new epoch as the run's learner, above `after`, and end every earlier one's; by the time, in Unix ms."""

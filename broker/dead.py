@@ -6,10 +6,7 @@ from typing import Any
 
 from . import scripts
 from .client import Client
-from .keys import LaneKeys
-
-CONSUMERS = "rollout"
-"""The consumer group of every lane's prompts."""
+from .keys import CONSUMERS, LaneKeys
 
 MAX_CAUSE = 16_384
 PAGE = 256

@@ -6,6 +6,9 @@ PREFIX = "areal:"
 LANES = TRAIN, EVAL = "train", "eval"
 """The lanes of a run."""
 
+CONSUMERS = "rollout"
+"""The consumer group of every lane's prompts."""
+
 
 @dataclass(frozen=True, slots=True)
 class Keys:

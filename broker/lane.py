@@ -11,13 +11,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import redis
-
 from . import scripts
 from .client import LONGEST_BLOCK_S, Client, stream_entries
 from .codec import decode_group, encode_prompt
 from .dead import DeadLetters, number, shortened
-from .errors import CodecError, Fenced
+from .errors import CodecError
+from .fence import fenced
 from .keys import Keys, LaneKeys
 from .trajectory import Group, Prompt
 
@@ -212,13 +211,3 @@ def _opened(receipt: Receipt, body: bytes | None) -> Group[Any]:
     if group.prompt_id != receipt.position:
         raise CodecError(f"a group of prompt {group.prompt_id} lies where one of prompt {receipt.position} was wanted")
     return group
-
-
-def fenced(script: Any, keys: list[str], args: list[Any]) -> Any:
-    """Run a script that only the learner of the current epoch may run; raises Fenced for any other."""
-    try:
-        return script(keys=keys, args=args)
-    except redis.ResponseError as error:
-        if "FENCED" not in str(error):
-            raise
-        raise Fenced(f"this learner's epoch {args[0]} is over ({error}): another learner leads the run now") from error

@@ -12,9 +12,9 @@ from . import scripts
 from .client import LONGEST_BLOCK_S, Client, stream_entries
 from .codec import decode_prompt, encode_group
 from .config import BrokerConfig
-from .dead import CONSUMERS, DeadLetters
+from .dead import DeadLetters
 from .errors import CodecError
-from .keys import LaneKeys
+from .keys import CONSUMERS, LaneKeys
 from .trajectory import Group, Prompt
 
 T = TypeVar("T")

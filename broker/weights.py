@@ -15,9 +15,9 @@ from . import scripts
 from .chunks import RedisChunks
 from .client import LONGEST_BLOCK_S, Client
 from .config import BrokerConfig
-from .errors import BrokerError, Fenced
+from .errors import BrokerError
+from .fence import fenced, require_lead
 from .keys import Keys
-from .lane import fenced
 from .transport import NAME, SharedDirectory, Transport, Write
 
 logger = logging.getLogger(__name__)
@@ -49,6 +49,7 @@ class WeightStore:
     def __init__(self, client: Client, run: str, transport: Transport, *, kept: int = 3) -> None:
         keys = Keys(run)
         self._client: Any = client
+        self._run = run
         self._stream = keys.weights
         self._epoch_key = keys.epoch
         self._transport = transport
@@ -78,10 +79,8 @@ class WeightStore:
         """The digest of what the transport has taken. Raises Fenced where a later learner may have swept it away."""
         try:
             return self._transport.put(name, write)
-        except Exception as error:
-            leads = int(self._client.get(self._epoch_key) or 0)
-            if leads > epoch:
-                raise Fenced(f"this learner's epoch {epoch} is over: another learner leads the run now") from error
+        except Exception:
+            require_lead(self._client, self._run, epoch)
             raise
 
     def is_lost(self, published: Published) -> bool:

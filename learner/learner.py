@@ -17,6 +17,7 @@ from ..broker.bulletin import DRAIN, Bulletin
 from ..broker.client import Client
 from ..broker.config import BrokerConfig
 from ..broker.errors import TrainingError
+from ..broker.fence import require_lead
 from ..broker.keys import EVAL, TRAIN
 from ..broker.lane import Delivery, Lane
 from ..broker.rollcall import Activity
@@ -64,6 +65,7 @@ class Learner:
     def __init__(self, settings: LearnerSettings, client: Client, activity: Activity | None = None) -> None:
         self._settings = settings
         self._activity = activity or Activity()
+        self._client = client
         self._bulletin = Bulletin(client, settings.run)
         self._lane = Lane(client, settings.run, TRAIN)
         self._weights = open_store(client, settings.run, settings.broker, settings.directory / "weights")
@@ -227,7 +229,7 @@ class Learner:
         covered = self._source.settled()
         self._checkpoints.save(
             snapshot,
-            permit=lambda: self._bulletin.require_lead(self._epoch),
+            permit=lambda: require_lead(self._client, self._settings.run, self._epoch),
             done=lambda: self._source.acknowledge(covered),
         )
 

@@ -7,6 +7,7 @@ import pytest
 from areal.broker.bulletin import DRAIN, RUN, Bulletin
 from areal.broker.client import Client
 from areal.broker.errors import Fenced
+from areal.broker.fence import require_lead
 from areal.broker.keys import Keys
 
 
@@ -80,12 +81,12 @@ def test_an_epoch_that_redis_forgot_is_not_given_twice(client: Client, run: str)
 def test_only_a_later_learner_takes_the_lead_away(client: Client, run: str) -> None:
     bulletin = Bulletin(client, run)
     first = bulletin.lead()
-    bulletin.require_lead(first)
+    require_lead(client, run, first)
     client.delete(Keys(run).epoch)
-    bulletin.require_lead(first)
+    require_lead(client, run, first)
     bulletin.lead()
     with pytest.raises(Fenced, match=f"epoch {first} is over"):
-        bulletin.require_lead(first)
+        require_lead(client, run, first)
 
 
 def test_an_order_and_a_record_of_odd_bytes_end_nobody(client: Client, run: str) -> None:

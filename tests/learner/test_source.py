@@ -306,7 +306,7 @@ def test_what_is_still_to_come_is_not_fetched_for_being_unknown(stage: Stage) ->
     source = stage.idle_source()
     source.poll(0.001)
     stage.complete(0, 1)
-    reconcile(source)
-    assert source.num_waiting <= 2
+    source._reconcile()
+    assert source.num_waiting == 0
     source.poll(0.001)
     assert source.num_waiting == 2 and [len(held) for held in source._held.values()] == [1, 1]
