@@ -84,7 +84,7 @@ def test_only_a_later_learner_takes_the_lead_away(client: Client, run: str) -> N
     require_lead(client, run, first)
     client.delete(Keys(run).epoch)
     require_lead(client, run, first)
-    bulletin.lead()
+    bulletin.lead(after=first)
     with pytest.raises(Fenced, match=f"epoch {first} is over"):
         require_lead(client, run, first)
 
