@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from ..broker.client import Client, connect
-from ..broker.rollcall import Presence, RollCall
+from ..broker.rollcall import Activity, Presence, RollCall
 from .config import RunConfig
 
 logger = logging.getLogger(__name__)
@@ -51,8 +51,7 @@ def main() -> int:
     spec = RoleSpec(**json.loads(sys.stdin.read()))
     _prepare_process()
     try:
-        run = run_learner if spec.name == "learner" else run_rollout
-        run(spec, RunConfig.model_validate(spec.config))
+        _be(spec, RunConfig.model_validate(spec.config))
     except BaseException as error:
         logger.exception("%s ends on an error", spec.name)
         _tell(int(sys.argv[1]), error)
@@ -60,7 +59,22 @@ def main() -> int:
     return 0
 
 
-def run_learner(spec: RoleSpec, config: RunConfig) -> None:
+def _be(spec: RoleSpec, config: RunConfig) -> None:
+    """The role, who answers the roll-call from before its imports on, which take a while."""
+    client = connect(spec.broker_url, timeout_s=config.broker.timeout_s)
+    role, run = ("learner", run_learner) if spec.name == "learner" else ("rollout", run_rollout)
+    with _presence(spec, config, client, role) as presence:
+        run(spec, config, client, presence.activity)
+
+
+def _presence(spec: RoleSpec, config: RunConfig, client: Client, role: str) -> Presence:
+    """Answers the roll-call for this process, often enough that only one that stands still is silent."""
+    lease_s = config.broker.lease_s
+    roll = RollCall(client, spec.run_key, silent_after_s=lease_s)
+    return Presence(roll, name=spec.name, role=role, every_s=min(1.0, lease_s / 4))
+
+
+def run_learner(spec: RoleSpec, config: RunConfig, client: Client, activity: Activity) -> None:
     """Be the learner."""
     os.environ["OMP_NUM_THREADS"] = str(config.learner.threads)
     from ..learner.learner import Learner, LearnerSettings
@@ -79,17 +93,15 @@ def run_learner(spec: RoleSpec, config: RunConfig) -> None:
         temperature=config.rollout.sampling.temperature,
         seed=config.seed,
     )
-    client = connect(spec.broker_url, timeout_s=config.broker.timeout_s)
-    with _presence(spec, config, client, role="learner") as presence:
-        Learner(settings, client, presence.activity).run()
+    Learner(settings, client, activity).run()
 
 
-def run_rollout(spec: RoleSpec, config: RunConfig) -> None:
+def run_rollout(spec: RoleSpec, config: RunConfig, client: Client, activity: Activity) -> None:
     """Be a rollout worker."""
-    asyncio.run(_rollout(spec, config))
+    asyncio.run(_rollout(spec, config, client, activity))
 
 
-async def _rollout(spec: RoleSpec, config: RunConfig) -> None:
+async def _rollout(spec: RoleSpec, config: RunConfig, client: Client, activity: Activity) -> None:
     from ..broker.bulletin import Bulletin
     from ..broker.keys import EVAL, TRAIN
     from ..broker.tickets import Tickets
@@ -100,13 +112,11 @@ async def _rollout(spec: RoleSpec, config: RunConfig) -> None:
     from ..rollout.worker import Parts, RolloutWorker, Served
     from ..rollout.workflow import Tools, load_workflow
 
-    client = connect(spec.broker_url, timeout_s=config.broker.timeout_s)
     rollout, lora = config.rollout, config.model.lora
     model = EngineModel(spec.model_path, config.model.dtype, lora.rank if lora else 0)
     engine = VllmEngine(model, rollout.engine, threads=rollout.threads, seed=config.seed + 1000 * (spec.index + 1))
     store = open_store(client, spec.run_key, config.broker, Path(spec.directory) / "weights")
     pool = RewardPool(config.rewards)
-    presence = _presence(spec, config, client, role="rollout")
     await pool.start()
     try:
         parts = Parts(
@@ -118,19 +128,11 @@ async def _rollout(spec: RoleSpec, config: RunConfig) -> None:
                 Served(Tickets(client, spec.run_key, TRAIN, config.broker), rollout.group_size),
             ),
             bulletin=Bulletin(client, spec.run_key),
-            activity=presence.activity,
+            activity=activity,
         )
-        with presence:
-            await RolloutWorker(spec.name, parts, rollout, config.broker).run()
+        await RolloutWorker(spec.name, parts, rollout, config.broker).run()
     finally:
         await pool.stop()
-
-
-def _presence(spec: RoleSpec, config: RunConfig, client: Client, *, role: str) -> Presence:
-    """Answers the roll-call for this process, often enough that only one that stands still is silent."""
-    lease_s = config.broker.lease_s
-    roll = RollCall(client, spec.run_key, silent_after_s=lease_s)
-    return Presence(roll, name=spec.name, role=role, every_s=min(1.0, lease_s / 4))
 
 
 def _tokenizer(path: str) -> Any:
