@@ -2,15 +2,17 @@
 
     python benchmarks/broker.py            prints a table, writes benchmarks/results/broker.json
 
-Both go through the same server in the same run, turn by turn, and the medians are compared. A group's way through the
-broker includes encoding, decoding and validation; the bare way is a pipeline of SETs, one of GETs and one of UNLINKs with
-redis-py and hiredis as they come.
+Both go through the same server in the same run, turn by turn in random order, and the medians are compared. A group's
+way through the broker includes encoding, decoding and validation; the bare way is a SET for each, a pipeline of GETs and
+one UNLINK with redis-py and hiredis as they come. The latency is that of a single group, from the call that completes its
+prompt until it has been taken; the bare one that of a SET and a GET.
 """
 
 import argparse
 import json
 import os
 import platform
+import random
 import statistics
 import tempfile
 import time
@@ -19,7 +21,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import redis
@@ -50,6 +52,13 @@ class Parties:
     lane: Lane
     bare: "redis.Redis[bytes]"
     epoch: int
+
+
+class Times(NamedTuple):
+    """Seconds of one batch: until it has been taken, and until it is gone."""
+
+    taken: float
+    gone: float
 
 
 def group_of(prompt_id: int, trajectories: int, tokens: int) -> Group:
@@ -95,8 +104,7 @@ class Broker:
         self._groups = groups
         self._after = "0"
 
-    def __call__(self) -> float:
-        """Seconds for one batch."""
+    def __call__(self) -> Times:
         leases = lease_batch(self._parties, len(self._groups))
         groups = [_numbered(group, lease.prompt.id) for group, lease in zip(self._groups, leases, strict=True)]
         lane, taken = self._parties.lane, []
@@ -106,8 +114,9 @@ class Broker:
         while len(taken) < len(groups):
             deliveries, self._after = lane.take(self._after, count=len(groups), timeout_s=1)
             taken += deliveries
+        there = time.perf_counter()
         lane.acknowledge([delivery.receipt for delivery in taken], epoch=self._parties.epoch)
-        return time.perf_counter() - began
+        return Times(there - began, time.perf_counter() - began)
 
 
 class Bare:
@@ -118,8 +127,7 @@ class Bare:
         self._bodies = bodies
         self._together = together
 
-    def __call__(self) -> float:
-        """Seconds for one batch."""
+    def __call__(self) -> Times:
         names = [f"bare:{index}" for index in range(len(self._bodies))]
         began = time.perf_counter()
         for first in range(0, len(names), self._together):
@@ -131,8 +139,9 @@ class Bare:
             for name in names:
                 pipe.get(name)
             pipe.execute()
+        there = time.perf_counter()
         self._redis.unlink(*names)
-        return time.perf_counter() - began
+        return Times(there - began, time.perf_counter() - began)
 
 
 def _numbered(group: Group, prompt_id: int) -> Group:
@@ -146,7 +155,7 @@ def measure(parties: Parties, name: str, rounds: int) -> dict[str, Any]:
     count = max(1, min(MAX_BATCH, BATCH_BYTES // size))
     groups = [group_of(index, *shape) for index in range(count)]
     bodies = [encode_group(group) for group in groups]
-    ways: dict[str, Callable[[], float]] = {
+    ways: dict[str, Callable[[], Times]] = {
         "broker": Broker(parties, groups),
         "bare": Bare(parties, bodies, together=1),
         "bare_pipelined": Bare(parties, bodies, together=count),
@@ -155,10 +164,10 @@ def measure(parties: Parties, name: str, rounds: int) -> dict[str, Any]:
     seconds: dict[str, list[float]] = {way: [] for way in ways}
     latency: dict[str, list[float]] = {way: [] for way in one_by_one}
     for turn in range(rounds + 1):
-        for way, run in ways.items():
-            seconds[way].append(run())
-        for way, run in one_by_one.items():
-            latency[way] += [run() for _ in range(8)]
+        for way in random.sample(list(ways), len(ways)):
+            seconds[way].append(ways[way]().gone)
+        for way in random.sample(list(one_by_one) * 8, 16):
+            latency[way].append(one_by_one[way]().taken)
         if turn == 0:  # to warm up
             seconds, latency = {way: [] for way in ways}, {way: [] for way in one_by_one}
     taken = {way: statistics.median(values) for way, values in seconds.items()}
