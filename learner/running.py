@@ -1,0 +1,85 @@
+"""Running statistics: a baseline for each prompt from the rewards of earlier steps.
+
+Legend: S trajectories of a batch, each with one reward.
+"""
+
+from collections import deque
+from collections.abc import Collection, Sequence
+from math import fsum, sqrt
+from typing import Any
+
+import torch
+from torch import Tensor
+
+Key = int | str
+
+
+class PromptStatistics:
+    """The last rewards of each prompt, and how a new one compares: A = (r − mean_key) / (std_key + ε).
+
+    For batches that hold few trajectories of a prompt, or one. Source: RLCM, arXiv 2404.03673, after the per-prompt
+    tracker of DDPO, arXiv 2305.13301.
+
+    size:      rewards remembered of a prompt.
+    min_count: rewards below which a prompt is measured against the batch instead.
+    max_keys:  prompts remembered; those longest out of use are forgotten first.
+    """
+
+    def __init__(self, *, size: int, min_count: int, max_keys: int, eps: float = 1e-6) -> None:
+        if not 1 <= min_count <= size:
+            raise ValueError(f"min_count is {min_count}, not from 1 to size = {size}")
+        if max_keys < 1:
+            raise ValueError(f"max_keys is {max_keys}, not positive")
+        self._size, self._min_count, self._max_keys, self._eps = size, min_count, max_keys, eps
+        self._rewards: dict[Key, deque[float]] = {}  # in order of use, the latest last
+
+    def __len__(self) -> int:
+        return len(self._rewards)
+
+    def update(self, keys: Sequence[Key], rewards_S: Tensor) -> Tensor:
+        """float32[S], the advantages, after the rewards have been added; mean and deviation (divisor n) include them.
+
+        keys:      the prompt of each trajectory.
+        rewards_S: float32[S].
+        """
+        if rewards_S.ndim != 1 or len(keys) != len(rewards_S):
+            raise ValueError(f"rewards {list(rewards_S.shape)} and {len(keys)} keys are not both [S]")
+        rewards: list[float] = rewards_S.tolist()
+        for key, reward in zip(keys, rewards, strict=True):
+            self._use(key).append(reward)
+        batch = _mean_std(rewards)
+        moments = {key: self._moments(key, batch) for key in set(keys)}
+        self._forget()
+        advantages = [
+            (r - moments[key][0]) / (moments[key][1] + self._eps) for key, r in zip(keys, rewards, strict=True)
+        ]
+        return torch.tensor(advantages, dtype=torch.float32, device=rewards_S.device)
+
+    def state(self) -> dict[str, Any]:
+        """What `load` takes back, of JSON values: the rewards of each prompt, in order of use."""
+        return {"rewards": [[key, list(rewards)] for key, rewards in self._rewards.items()]}
+
+    def load(self, state: dict[str, Any]) -> None:
+        """Replace all that is remembered by what `state` gave, within the present size and max_keys."""
+        self._rewards = {key: deque(rewards, self._size) for key, rewards in state["rewards"]}
+        self._forget()
+
+    def _use(self, key: Key) -> deque[float]:
+        """The rewards of a prompt, which becomes the latest in use."""
+        rewards = self._rewards.pop(key, None)
+        self._rewards[key] = deque(maxlen=self._size) if rewards is None else rewards
+        return self._rewards[key]
+
+    def _moments(self, key: Key, batch: tuple[float, float]) -> tuple[float, float]:
+        rewards = self._rewards[key]
+        return _mean_std(rewards) if len(rewards) >= self._min_count else batch
+
+    def _forget(self) -> None:
+        while len(self._rewards) > self._max_keys:
+            del self._rewards[next(iter(self._rewards))]
+
+
+def _mean_std(values: Collection[float]) -> tuple[float, float]:
+    count = max(len(values), 1)
+    mean = fsum(values) / count
+    return mean, sqrt(fsum((value - mean) ** 2 for value in values) / count)
