@@ -13,6 +13,7 @@ from yaml import YAMLError
 from ..broker.address import without_secrets
 from ..broker.config import BrokerConfig
 from ..broker.errors import ConfigError
+from ..learner.algorithm.config import AlgorithmConfig
 from ..learner.config import (
     CheckpointConfig,
     DatasetConfig,
@@ -51,6 +52,7 @@ class RunConfig(BaseModel):
     rewards: RewardsConfig
     rollout: RolloutConfig = Field(default_factory=RolloutConfig)
     learner: LearnerConfig = Field(default_factory=LearnerConfig)
+    algorithm: AlgorithmConfig = Field(default_factory=AlgorithmConfig)
     staleness: StalenessConfig = Field(default_factory=StalenessConfig)
     evaluation: EvaluationConfig = Field(default_factory=EvaluationConfig)
     checkpoint: CheckpointConfig = Field(default_factory=CheckpointConfig)
@@ -142,30 +144,40 @@ def _load(path: Path, overrides: Sequence[str]) -> dict[str, Any]:
 
 
 def _explain(model: type[BaseModel], wrong: Any) -> str:
-    key = ".".join(str(part) for part in wrong["loc"])
+    *names, last = _keys(model, wrong["loc"])[0] or [""]
+    key = ".".join([*names, last])
     if wrong["type"] == "extra_forbidden":
-        known = _fields_at(model, wrong["loc"][:-1])
-        near = difflib.get_close_matches(str(wrong["loc"][-1]), known, n=1, cutoff=0.5)
-        prefix = key.rpartition(".")[0]
-        hint = f"did you mean {prefix + '.' if prefix else ''}{near[0]}?" if near else f"known here: {', '.join(known)}"
-        return f"unknown key {key}; {hint}"
+        prefix = "".join(name + "." for name in names)
+        known = [field for kind in _keys(model, wrong["loc"][:-1])[1] for field in kind.model_fields]
+        return f"unknown key {key}; {_hint(last, known, prefix)}"
+    if wrong["type"] == "union_tag_invalid":
+        known = [tag.strip("'") for tag in wrong["ctx"]["expected_tags"].split(", ")]
+        return f"{key}.name: there is no {wrong['ctx']['tag']}; {_hint(wrong['ctx']['tag'], known)}"
     if wrong["type"] == "missing":
         return f"{key} is missing"
     return f"{key or 'the configuration'}: {wrong['msg']} (got {without_secrets(repr(wrong['input']))})"
 
 
-def _fields_at(model: type[BaseModel], location: Sequence[str | int]) -> list[str]:
-    """The keys that the model has at a location of the tree."""
+def _hint(seen: str, known: Sequence[str], prefix: str = "") -> str:
+    near = difflib.get_close_matches(seen, known, n=1, cutoff=0.5)
+    return f"did you mean {prefix}{near[0]}?" if near else f"known here: {', '.join(known)}"
+
+
+def _keys(model: type[BaseModel], location: Sequence[str | int]) -> tuple[list[str], list[type[BaseModel]]]:
+    """The keys of a location, without the tags by which pydantic tells the members of a union, and the models there."""
+    keys: list[str] = []
+    kinds: list[type[BaseModel]] = [model]
     for part in location:
-        if isinstance(part, int):
+        tagged = [kind for kind in kinds if "name" in kind.model_fields and kind.model_fields["name"].default == part]
+        if len(kinds) > 1 and tagged:
+            kinds = tagged
             continue
-        field = model.model_fields.get(part)
-        candidates = [field.annotation, *_nested(field.annotation)] if field else []
-        nested = [kind for kind in candidates if isinstance(kind, type) and issubclass(kind, BaseModel)]
-        if not nested:
-            return []
-        model = nested[0]
-    return list(model.model_fields)
+        keys.append(str(part))
+        if isinstance(part, str):
+            fields = [kind.model_fields[part] for kind in kinds if part in kind.model_fields]
+            found = [each for field in fields for each in (field.annotation, *_nested(field.annotation))]
+            kinds = [kind for kind in found if isinstance(kind, type) and issubclass(kind, BaseModel)]
+    return keys, kinds
 
 
 def _nested(annotation: Any) -> list[Any]:

@@ -85,6 +85,7 @@ def run_learner(spec: RoleSpec, config: RunConfig, client: Client, activity: Act
         model=config.model.model_copy(update={"path": spec.model_path}),
         dataset=config.dataset,
         learner=config.learner,
+        algorithm=config.algorithm,
         staleness=config.staleness,
         evaluation=config.evaluation,
         checkpoint=config.checkpoint,

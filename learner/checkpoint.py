@@ -1,6 +1,6 @@
 """What a learner resumes from: copied aside at once, written in the background, whole or not there at all.
 
-checkpoints/step-00000020/  model/ (what the policy's weights() gave)  optimizer.safetensors  state.json
+checkpoints/step-00000020/  state.json  tensors/{weights,optimizer,critic}.safetensors
 """
 
 import json
@@ -25,7 +25,8 @@ WRITE_TIMEOUT_S = 1800.0
 class LearnerState:
     """All but the tensors: the step, the version its weights were published as, the ledger's ranges, the epoch.
 
-    `resumes` holds version and gap of each resume that this lineage has behind it (Trainer.resume).
+    `resumes` holds version and gap of each resume that this lineage has behind it (Trainer.resume); `filtered` counts
+    the groups in the ledger that were only looked at, and `estimator` is the state of the advantage's Estimator.
     """
 
     step: int
@@ -33,15 +34,18 @@ class LearnerState:
     trained: list[tuple[int, int]]
     epoch: int
     resumes: list[tuple[int, int]] = field(default_factory=list)
+    filtered: int = 0
+    estimator: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """A learner at the end of a step; the tensors are its own."""
+    """A learner at the end of a step; the tensors are its own, and those of the critic none where there is none."""
 
     state: LearnerState
     weights: dict[str, Tensor]
     optimizer: dict[str, Tensor]
+    critic: dict[str, Tensor]
     rng: Tensor
 
 
@@ -91,6 +95,7 @@ class CheckpointStore:
         tensors.mkdir(parents=True)
         save_file(snapshot.weights, tensors / "weights.safetensors")
         save_file(snapshot.optimizer | {"rng": snapshot.rng}, tensors / "optimizer.safetensors")
+        save_file(snapshot.critic, tensors / "critic.safetensors")
         flush(tensors)
         (aside / STATE_FILE).write_text(json.dumps(state | {"digest": checksum(tensors)}))
         flush(aside)
@@ -124,7 +129,8 @@ def _read(folder: Path) -> Snapshot:
             )
         weights = load_file(folder / "tensors" / "weights.safetensors")
         optimizer = load_file(folder / "tensors" / "optimizer.safetensors")
+        critic = load_file(folder / "tensors" / "critic.safetensors")
     except (OSError, ValueError, KeyError) as error:
         raise ModelError(f"the checkpoint {folder} cannot be read: {error}; delete it to resume before it") from error
     rng = optimizer.pop("rng")
-    return Snapshot(LearnerState(**state), weights, optimizer, rng)
+    return Snapshot(LearnerState(**state), weights, optimizer, critic, rng)

@@ -47,16 +47,21 @@ class StalenessConfig(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     max: int = Field(4, ge=0, description="η: prompts are issued up to (η + 1)·B ahead; 0 is the synchronous algorithm")
-
-
-class ObjectiveConfig(BaseModel):
-    """Decoupled PPO (arXiv 2505.24298, eq. 5)."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    clip_low: float = Field(0.2, gt=0, lt=1, description="π_θ/π_prox is clipped below at 1 − this")
-    clip_high: float = Field(0.2, gt=0, description="π_θ/π_prox is clipped above at 1 + this")
-    max_behaviour_weight: float = Field(5.0, gt=0, description="cap of π_prox/π_behav")
+    rule: Literal["keep", "mask", "drop"] = Field(
+        "mask",
+        description="tokens that are older all the same (resumed, delayed): learn from them; leave them out; or leave "
+        "out their whole trajectory",
+    )
+    kl_budget: float | None = Field(
+        None,
+        gt=0,
+        description="leave out trajectories whose estimated KL(π_behav‖π_prox), summed, is above this, in nats",
+    )
+    clip_law: Literal["none", "inverse", "sqrt", "exponential"] = Field(
+        "none",
+        description="how the clip range shrinks with a token's age d, at rate c: 1/(1 + c·d), 1/√(1 + c·d) or exp(−c·d)",
+    )
+    clip_rate: float = Field(0.1, gt=0, description="c of the clip_law")
 
 
 class OptimizerConfig(BaseModel):
@@ -100,12 +105,9 @@ class LearnerConfig(BaseModel):
 
     steps: int = Field(100, ge=1, description="optimiser steps of the run")
     groups_per_step: int = Field(16, ge=1, description="groups taken for each step (B)")
-    minibatches: int = Field(
-        1, ge=1, description="optimiser updates on each batch; above 1 π_prox is computed by a pass of its own"
-    )
+    minibatches: int = Field(1, ge=1, description="optimiser updates on each batch")
     tokens_per_microbatch: int = Field(16384, ge=1, description="tokens in one forward and backward pass")
     take_timeout_s: float = Field(600.0, gt=0, description="how long to wait for groups before giving up")
-    objective: ObjectiveConfig = Field(default_factory=ObjectiveConfig)
     optimizer: OptimizerConfig = Field(default_factory=OptimizerConfig)
     threads: int = Field(1, ge=1, description="CPU threads of the learner")
 

@@ -19,6 +19,8 @@ Row = dict[str, Any]
 class _Source(Protocol):
     def train_row(self, position: int) -> Row: ...
 
+    def identity(self, position: int) -> int: ...
+
     def eval_rows(self) -> list[Row]: ...
 
 
@@ -41,6 +43,10 @@ class Dataset:
     def train_row(self, position: int) -> Row:
         """The row issued at this position (from 0, without end); never one that is held out by this data set."""
         return self._source.train_row(position)
+
+    def identity(self, position: int) -> int:
+        """The number of the row issued at this position: the same in every epoch."""
+        return self._source.identity(position)
 
     def eval_rows(self) -> list[Row]:
         """The held-out rows: the same ones, in the same order, every time."""
@@ -71,6 +77,9 @@ class _Generated:
             row = self._problem.row(rng)
         return dict(row)
 
+    def identity(self, position: int) -> int:
+        return position
+
     def eval_rows(self) -> list[Row]:
         return list(self._eval.values())
 
@@ -91,12 +100,15 @@ class _Stored:
         self._order: tuple[int, NDArray[np.int64]] | None = None
 
     def train_row(self, position: int) -> Row:
+        return self._lines[self.identity(position)]
+
+    def identity(self, position: int) -> int:
         epoch, place = divmod(position, self._num_train)
         order = self._order
         if order is None or order[0] != epoch:
             order = (epoch, np.random.default_rng([self._seed, epoch]).permutation(self._num_train))
             self._order = order
-        return self._lines[int(order[1][place])]
+        return int(order[1][place])
 
     def eval_rows(self) -> list[Row]:
         return [self._lines[index] for index in range(self._num_train, len(self._lines))]

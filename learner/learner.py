@@ -21,24 +21,33 @@ from ..broker.fence import require_lead
 from ..broker.keys import EVAL, TRAIN
 from ..broker.lane import Delivery, Lane
 from ..broker.rollcall import Activity
+from ..broker.trajectory import Group
 from ..broker.weights import open_store
+from .algorithm.config import AlgorithmConfig, Gae
 from .checkpoint import CheckpointStore, LearnerState, Snapshot, copied
 from .config import CheckpointConfig, DatasetConfig, EvaluationConfig, LearnerConfig, ModelConfig, StalenessConfig
+from .critic import Critic
 from .dataset import Dataset
+from .estimate import Estimator
 from .evaluator import Evaluator
 from .feeder import Feeder
 from .ledger import Ledger
 from .optimizer import Optimizer
 from .policy import TokenPolicy
 from .publisher import Publisher
+from .reference import reference_of
+from .screen import is_constant, unfit
 from .source import GroupSource
-from .trainer import Trainer
+from .trainer import Recipe, Trainer
 
 logger = logging.getLogger(__name__)
 
 FINAL_EVALUATION_S = 300.0
 EVALUATION_TICK_S = 0.5
 MAX_REFUSED = 3
+"""Batches in a row that no update could be made of, before the learner gives up."""
+
+MAX_TOLD = 5
 
 
 @dataclass(frozen=True)
@@ -50,6 +59,7 @@ class LearnerSettings:
     model: ModelConfig
     dataset: DatasetConfig
     learner: LearnerConfig
+    algorithm: AlgorithmConfig
     staleness: StalenessConfig
     evaluation: EvaluationConfig
     checkpoint: CheckpointConfig
@@ -82,9 +92,17 @@ class Learner:
         self._optimizer = Optimizer(
             self._policy.parameters(), settings.learner.optimizer, total_steps=settings.learner.steps
         )
-        state = self._restore(snapshot)
         dataset = Dataset(settings.dataset)
-        self._source = GroupSource(self._lane, Ledger(state.trained), epoch=self._epoch)
+        self._estimator = Estimator(settings.algorithm, dataset.identity)
+        self._critic = self._make_critic()
+        state = self._restore(snapshot)
+        self._trainer = self._make_trainer(state)
+        self._source = GroupSource(
+            self._lane,
+            Ledger(state.trained),
+            epoch=self._epoch,
+            unfit=self._unfit,
+        )
         self._feeder = Feeder(
             self._lane,
             dataset,
@@ -101,19 +119,12 @@ class Learner:
             epoch=self._epoch,
             report=self._bulletin.report,
         )
-        self._trainer = Trainer(
-            self._policy,
-            self._optimizer,
-            settings.learner,
-            max_staleness=settings.staleness.max,
-            temperature=settings.temperature,
-        )
-        for version, gap in state.resumes:
-            self._trainer.resume(version=version, gap=gap)
         self._publisher = Publisher(self._weights, self._policy.adapter_config(), epoch=self._epoch)
         self._step = state.step
         self._version = state.version
+        self._filtered = state.filtered
         self._refused = 0
+        self._num_unfit = 0
 
     def run(self) -> None:
         """Train until the last step or the order to drain; leaves a checkpoint and a final record behind."""
@@ -126,6 +137,22 @@ class Learner:
                 break
         self._finish()
 
+    def _make_critic(self) -> Critic | None:
+        settings, advantage = self._settings, self._settings.algorithm.advantage
+        if not isinstance(advantage, Gae):
+            return None
+        return Critic(advantage.critic, settings.model, total_steps=settings.learner.steps, device=_device())
+
+    def _make_trainer(self, state: LearnerState) -> Trainer:
+        settings, reference = self._settings, None
+        if settings.algorithm.kl.coefficient > 0:
+            reference = reference_of(self._policy, settings.model.path, settings.model, _device())
+        recipe = Recipe(settings.learner, settings.algorithm, settings.staleness, settings.temperature)
+        made = Trainer(self._policy, self._optimizer, self._estimator, recipe, reference=reference, critic=self._critic)
+        for version, gap in state.resumes:
+            made.resume(version=version, gap=gap)
+        return made
+
     def _begin(self) -> None:
         """Publish what training starts from, and begin to fetch."""
         self._publish_start()
@@ -133,19 +160,21 @@ class Learner:
 
     def _one_step(self) -> bool:
         """Take a batch and learn from it; False if told to drain while waiting for it."""
-        settings = self._settings.learner
         began = time.perf_counter()
-        deliveries = self._source.take(settings.groups_per_step, timeout_s=settings.take_timeout_s, idle=self._idle)
+        filtered = self._filtered
+        deliveries = self._gather()
         if not deliveries:
             return False
-        taken = time.perf_counter()
-        groups = [delivery.group for delivery in deliveries]
+        gathered = time.perf_counter()
         try:
-            measured = self._trainer.step(groups, step=self._step, version=self._version)
+            taken = self._trainer.step([d.group for d in deliveries], step=self._step, version=self._version)
         except TrainingError as error:
-            self._refuse(deliveries, error)
+            self._refused += 1
+            self._refuse(deliveries, str(error))
             return True
         self._refused = 0
+        self._refuse([deliveries[place] for place in taken.refused], *taken.refused.values())
+        deliveries = [each for place, each in enumerate(deliveries) if place not in taken.refused]
         self._source.settle(deliveries)
         self._step += 1
         self._version += 1
@@ -155,18 +184,53 @@ class Learner:
         publish_s = self._publisher.publish(self._version, weights)
         self._top_up()
         self._after_step(weights)
-        timing = {"wait_s": taken - began, "train_s": trained - taken, "publish_s": publish_s}
-        self._report_step(deliveries, measured | timing | {"step_s": time.perf_counter() - began})
+        timing = {"wait_s": gathered - began, "train_s": trained - gathered, "publish_s": publish_s}
+        timing |= {"step_s": time.perf_counter() - began, "groups_replaced": self._filtered - filtered}
+        self._report_step(deliveries, taken.measured | timing)
         return True
 
-    def _refuse(self, deliveries: list[Delivery], error: TrainingError) -> None:
-        """Dead-letter a batch that cannot be learned from; raises its error when batch after batch is like that."""
-        self._refused += 1
+    def _gather(self) -> list[Delivery]:
+        """The groups of a step; none if told to drain while waiting for them.
+
+        Where groups that teach nothing are replaced, they count as learned from, and others are waited for.
+        """
+        settings, replaces = self._settings.learner, self._settings.algorithm.filters.constant == "replace"
+        gathered: list[Delivery] = []
+        while len(gathered) < settings.groups_per_step:
+            missing = settings.groups_per_step - len(gathered)
+            taken = self._source.take(missing, timeout_s=settings.take_timeout_s, idle=self._idle)
+            if not taken:
+                return []
+            gathered += [each for each in taken if not (replaces and is_constant(each.group))]
+            constant = [each for each in taken if replaces and is_constant(each.group)]
+            if constant:
+                self._source.settle(constant)
+                self._filtered += len(constant)
+                self._top_up()
+        return gathered
+
+    def _refuse(self, deliveries: list[Delivery], *causes: str) -> None:
+        """Dead-letter groups that cannot be learned from; raises TrainingError when batch after batch is like that."""
+        if not deliveries:
+            return
         if self._refused >= MAX_REFUSED:
-            raise TrainingError(f"{error}; {self._refused} batches in a row were like that") from error
-        self._source.reject(deliveries, str(error))
+            raise TrainingError(f"{causes[0]}; {self._refused} batches in a row were like that")
+        self._source.reject(deliveries, causes[0])
         self._feeder.look_again()  # a group that Redis had forgotten leaves no dead letter
-        self._event(f"learner: {len(deliveries)} groups are dead-lettered: {error}", level="error")
+        prompts = ", ".join(str(each.group.prompt_id) for each in deliveries[:8])
+        self._event(
+            f"learner: {len(deliveries)} groups are dead-lettered (prompts {prompts}): {causes[0]}", level="error"
+        )
+
+    def _unfit(self, group: Group[Any]) -> str | None:
+        """Why a group that has come cannot be learned from; the first few such are told of, all are dead letters."""
+        cause = unfit(group, self._policy.vocab_size)
+        if cause is not None:
+            self._num_unfit += 1
+            if self._num_unfit <= MAX_TOLD:
+                more = "; no more of these are shown, see `areal dead list`" if self._num_unfit == MAX_TOLD else ""
+                self._event(f"learner: a group is dead-lettered: {cause}{more}", level="error")
+        return cause
 
     def _after_step(self, weights: dict[str, Tensor]) -> None:
         last = self._step == self._settings.learner.steps
@@ -207,6 +271,9 @@ class Learner:
             return LearnerState(step=0, version=0, trained=[], epoch=self._epoch)
         self._policy.load_weights(snapshot.weights)
         self._optimizer.load_state(snapshot.optimizer)
+        self._estimator.load(snapshot.state.estimator)
+        if self._critic is not None:
+            self._critic.load(snapshot.critic)
         torch.set_rng_state(snapshot.rng)
         self._event(f"learner: resumed from the checkpoint of step {snapshot.state.step}")
         return snapshot.state
@@ -224,8 +291,11 @@ class Learner:
     def _checkpoint(self, weights: dict[str, Tensor]) -> None:
         """Copy the rest of the state aside too and let it be written; what it covers is acknowledged once it is durable."""
         trained, resumes = self._source.ledger.ranges(), list(self._trainer.resumes)
-        state = LearnerState(self._step, self._version, trained, self._epoch, resumes)
-        snapshot = Snapshot(state, weights, copied(self._optimizer.state()), torch.get_rng_state())
+        state = LearnerState(
+            self._step, self._version, trained, self._epoch, resumes, self._filtered, self._estimator.state()
+        )
+        critic = {} if self._critic is None else copied(self._critic.state())
+        snapshot = Snapshot(state, weights, copied(self._optimizer.state()), critic, torch.get_rng_state())
         covered = self._source.settled()
         self._checkpoints.save(
             snapshot,
@@ -272,7 +342,8 @@ class Learner:
             "finished": finished,
             "step": self._step,
             "version": self._version,
-            "groups_trained": len(ledger),
+            "groups_trained": len(ledger) - self._filtered,
+            "groups_filtered": self._filtered,
             "groups_lost": len(ledger.missing(depth.issued, self._lane.positions())),
             "dead_letters": depth.dead,
             "outstanding": self._source.outstanding(self._lane.listing()),

@@ -17,14 +17,12 @@ from ..broker.trajectory import TokenTrajectory
 class PackedBatch:
     """A micro-batch of token trajectories. The action tensors run in the order of the tokens.
 
-    tokens             int64[N]
-    positions          int64[N], from 0 in every segment
-    cu_lengths         int64[S+1], where each segment starts, and N
-    predict_index      int64[A], the token whose hidden state predicts the action: the one before it
-    action_tokens      int64[A]
-    behaviour_logprobs float32[A]
-    versions           int64[A], of the weights that sampled the action
-    segment_ids        int64[A], which segment the action belongs to
+    tokens         int64[N]
+    positions      int64[N], from 0 in every segment
+    cu_lengths     int64[S+1], where each segment starts, and N
+    predict_index  int64[A], the token whose hidden state predicts the action: the one before it
+    action_tokens  int64[A]
+    segment_ids    int64[A], which segment the action belongs to
     """
 
     tokens: Tensor
@@ -32,8 +30,6 @@ class PackedBatch:
     cu_lengths: Tensor
     predict_index: Tensor
     action_tokens: Tensor
-    behaviour_logprobs: Tensor
-    versions: Tensor
     segment_ids: Tensor
 
     @property
@@ -67,8 +63,6 @@ def pack(trajectories: Sequence[TokenTrajectory]) -> PackedBatch:
         cu_lengths=torch.from_numpy(cu_lengths),
         predict_index=torch.from_numpy(index_A - 1),
         action_tokens=torch.from_numpy(tokens_N[index_A]),
-        behaviour_logprobs=torch.from_numpy(np.concatenate([t.behaviour_logprobs for t in trajectories])[index_A]),
-        versions=torch.from_numpy(np.concatenate([t.versions for t in trajectories])[index_A].astype(np.int64)),
         segment_ids=torch.from_numpy(segments_N[index_A]),
     )
 

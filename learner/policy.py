@@ -6,19 +6,21 @@ Legend: N tokens and A actions of a micro-batch, C actions of a chunk, D the wid
 import json
 import shutil
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
-from torch.nn import Module, Parameter
+from torch.nn import Parameter
 from torch.utils.checkpoint import checkpoint
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoTokenizer
 from transformers.core_model_loading import revert_weight_conversion
 
 from ..broker.errors import ModelError
-from .attention import PACKED, Segments
+from .attention import Segments
 from .config import LoraConfig, ModelConfig
+from .decoder import hidden_states, load_causal_lm, parts_of
 from .packing import PackedBatch
 
 MAX_LOGITS = 2**25
@@ -27,12 +29,16 @@ MAX_LOGITS = 2**25
 TOKENIZER_FILES = ("token*", "vocab*", "merges.txt", "special_tokens_map.json", "added_tokens.json", "chat_template*")
 
 
-class Policy(Protocol):
-    """What the learner trains, for tokens and for denoising steps alike."""
+class Scorer(Protocol):
+    """What knows the probability of actions."""
 
     def logprobs(self, batch: PackedBatch, temperature: float) -> tuple[Tensor, Tensor]:
-        """float32[A] log π_θ of each action, with gradient, and float32[A] the entropy it was drawn at, without."""
+        """float32[A] log π of each action, with gradient, and float32[A] the entropy it was drawn at, without."""
         ...
+
+
+class Policy(Scorer, Protocol):
+    """What the learner trains, for tokens and for denoising steps alike."""
 
     def parameters(self) -> Iterator[Parameter]:
         """What the optimiser changes."""
@@ -54,8 +60,8 @@ class TokenPolicy:
     def __init__(self, model_path: str | Path, config: ModelConfig, device: torch.device | str = "cpu") -> None:
         self._source = str(model_path)
         self._device = torch.device(device)
-        self._causal_lm = _load(self._source, config.dtype).to(self._device).eval()
-        self._decoder, self._head = _parts(self._causal_lm, self._source)
+        self._causal_lm = load_causal_lm(self._source, config.dtype).to(self._device).eval()
+        self._decoder, self._head = parts_of(self._causal_lm, self._source)
         self._refuse_misfit()
         self._adapter = None if config.lora is None else _add_adapter(self._causal_lm, config.lora)
 
@@ -71,7 +77,8 @@ class TokenPolicy:
         makes each anew rather than keeping all.
         """
         batch = batch.to(self._device)
-        hidden_AD = self._hidden(batch.tokens, batch.positions, batch.cu_lengths)[batch.predict_index]
+        hidden_ND = hidden_states(self._decoder, batch.tokens, batch.positions, batch.cu_lengths)
+        hidden_AD = hidden_ND[batch.predict_index]
         rows = max(1, MAX_LOGITS // self.vocab_size)
         if batch.num_actions <= rows:
             return self._chunk(hidden_AD, batch.action_tokens, temperature)
@@ -83,6 +90,13 @@ class TokenPolicy:
         ]
         logprobs, entropies = zip(*chunks, strict=True)
         return torch.cat(logprobs), torch.cat(entropies)
+
+    def adapter_off(self) -> AbstractContextManager[Any]:
+        """While it lasts, the policy is the model under the adapter."""
+        if self._adapter is None:
+            raise ModelError(f"{self._source} is trained without an adapter: there is none to switch off")
+        switched: AbstractContextManager[Any] = self._adapter.disable_adapter()
+        return switched
 
     def parameters(self) -> Iterator[Parameter]:
         """All parameters, or with LoRA the adapter's."""
@@ -139,17 +153,6 @@ class TokenPolicy:
             for file in Path(self._source).glob(pattern):
                 shutil.copyfile(file, Path(folder) / file.name)
 
-    def _hidden(self, tokens_N: Tensor, positions_N: Tensor, cu_lengths: Tensor) -> Tensor:
-        """[N, D], the decoder's last hidden states."""
-        output = self._decoder(
-            input_ids=tokens_N[None],
-            position_ids=positions_N[None],
-            segments=Segments.of(cu_lengths),
-            use_cache=False,
-        )
-        hidden_1ND: Tensor = output.last_hidden_state
-        return hidden_1ND[0]
-
     def _chunk(self, hidden_CD: Tensor, actions_C: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
         logits_CV = self._head(hidden_CD).float()
         if temperature != 1.0:
@@ -170,7 +173,7 @@ class TokenPolicy:
         tokens_N = torch.tensor([0, 1, 2, 0, 2, 1, 0], device=self._device)
         cu_lengths = torch.tensor([0, 3, 7], device=self._device)
         positions_N = torch.tensor([0, 1, 2, 0, 1, 2, 3], device=self._device)
-        packed_NV = self._head(self._hidden(tokens_N, positions_N, cu_lengths)).float()
+        packed_NV = self._head(hidden_states(self._decoder, tokens_N, positions_N, cu_lengths)).float()
         for start, end in ((0, 3), (3, 7)):
             alone = Segments.of(torch.tensor([0, end - start], device=self._device))
             own_1LV = self._causal_lm(input_ids=tokens_N[None, start:end], segments=alone, use_cache=False).logits
@@ -179,26 +182,6 @@ class TokenPolicy:
                 raise ModelError(
                     f"{self._source}: packed, its logits differ from its own by {error:.3g}; it cannot be packed"
                 )
-
-
-def _load(source: str, dtype: str) -> Any:
-    try:
-        causal_lm, report = AutoModelForCausalLM.from_pretrained(
-            source, dtype=getattr(torch, dtype), attn_implementation=PACKED, output_loading_info=True
-        )
-    except (OSError, ValueError) as error:
-        raise ModelError(f"cannot load {source} as a causal language model: {error}") from error
-    if report["missing_keys"]:
-        raise ModelError(f"{source} lacks weights: {min(report['missing_keys'])!r} is one")
-    return causal_lm
-
-
-def _parts(causal_lm: Any, source: str) -> tuple[Module, Module]:
-    """The decoder, and the head that turns its hidden states into logits."""
-    decoder, head = causal_lm.get_decoder(), causal_lm.get_output_embeddings()
-    if not isinstance(decoder, Module) or decoder is causal_lm or not isinstance(head, Module):
-        raise ModelError(f"{source} ({type(causal_lm).__name__}) is not a decoder with an output head")
-    return decoder, head
 
 
 def _add_adapter(causal_lm: Any, config: LoraConfig) -> Any:

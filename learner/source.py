@@ -5,9 +5,11 @@ import logging
 import threading
 import time
 from collections.abc import Callable
+from typing import Any
 
 from ..broker.errors import DeadlineExceeded
 from ..broker.lane import Delivery, Lane, Listing, Receipt
+from ..broker.trajectory import Group
 from .ledger import Ledger
 
 logger = logging.getLogger(__name__)
@@ -29,10 +31,14 @@ class GroupSource:
     here and not in the ledger.
     """
 
-    def __init__(self, lane: Lane, ledger: Ledger, *, epoch: int) -> None:
+    def __init__(
+        self, lane: Lane, ledger: Ledger, *, epoch: int, unfit: Callable[[Group[Any]], str | None] = lambda group: None
+    ) -> None:
+        """`unfit` says why a group must not be learned from; such a one is dead-lettered as it comes."""
         self.ledger = ledger
         self._lane = lane
         self._epoch = epoch
+        self._unfit = unfit
         self._after = "0"
         self._reconciled_at = time.monotonic()
         self._ready: list[tuple[int, str, Delivery]] = []
@@ -151,8 +157,9 @@ class GroupSource:
 
     def _admit(self, deliveries: list[Delivery]) -> None:
         """File new groups as waiting. A duplicate is only remembered, to be acknowledged with the one it repeats."""
+        fit = [delivery for delivery in deliveries if not self._refused(delivery)]
         with self._changed:
-            for delivery in deliveries:
+            for delivery in fit:
                 position, receipt = delivery.group.prompt_id, delivery.receipt
                 if position in self.ledger:
                     logger.info("prompt %d was learned from before; its group is dropped", position)
@@ -163,6 +170,13 @@ class GroupSource:
                     self._held[position] = [receipt]
                     heapq.heappush(self._ready, (position, receipt.entry, delivery))
             self._changed.notify_all()
+
+    def _refused(self, delivery: Delivery) -> bool:
+        cause = self._unfit(delivery.group)
+        if cause is not None:
+            logger.warning("a group is dead-lettered: %s", cause)
+            self._lane.reject(delivery.receipt, cause, worker=delivery.group.worker, epoch=self._epoch)
+        return cause is not None
 
 
 def _order(entry: str) -> tuple[int, int]:

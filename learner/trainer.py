@@ -1,76 +1,98 @@
-"""One step on a batch of groups: advantages, packing, the objective, the optimiser.
+"""One step on a batch of groups: advantages, passes over packed micro-batches, the objective, the optimiser.
 
-Legend: S trajectories of a batch, A actions of a micro-batch.
+    batch ─age, filters─▶ what counts ─reward, reference─▶ advantages ─▶ minibatches ─(π_prox)─▶ passes ─▶ updates
+
+Legend: S trajectories of a batch, A actions of it, M actions of a micro-batch.
 """
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, fields
-from typing import Any, TypeVar
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, fields, replace
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from ..broker.errors import TrainingError
 from ..broker.trajectory import Group, TokenTrajectory
-from .advantage import group_normalised
-from .config import LearnerConfig
-from .objective import Objective, decoupled_ppo
+from .algorithm.age import interpolated_prox, old_mask
+from .algorithm.aggregate import action_weights
+from .algorithm.behaviour import second_moment_mask
+from .algorithm.config import AlgorithmConfig, M2po
+from .algorithm.flat import segment_sum
+from .algorithm.objective import Actions, Objective, objective
+from .algorithm.ratio import log_ratio
+from .batch import Batch
+from .config import LearnerConfig, StalenessConfig
+from .critic import Critic
+from .estimate import Estimator
+from .measure import Tally, measure_ages, measure_batch
+from .minibatch import MicroBatch, MiniBatch, deal, microbatches
 from .optimizer import Optimizer
-from .packing import PackedBatch, pack, split_by_tokens
-from .policy import Policy
-
-Versions = TypeVar("Versions", NDArray[np.int32], Tensor)
+from .policy import Policy, Scorer
+from .stopwatch import Stopwatch
 
 
 @dataclass(frozen=True, slots=True)
-class Sample:
-    """A trajectory and its advantage."""
+class Recipe:
+    """How steps are taken. `temperature` is the one that was sampled at."""
 
-    trajectory: TokenTrajectory
-    advantage: float
+    learner: LearnerConfig
+    algorithm: AlgorithmConfig
+    staleness: StalenessConfig
+    temperature: float
+
+    @property
+    def proximal(self) -> str:
+        """Where π_prox comes from: recompute, interpolate or current."""
+        if self.algorithm.proximal != "auto":
+            return self.algorithm.proximal
+        needs_pass = self.learner.minibatches > 1 or isinstance(self.algorithm.objective, M2po)
+        return "recompute" if needs_pass else "current"
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """A step that was taken: its measurements, and the groups it could not learn from, by their place, with the cause."""
+
+    measured: dict[str, float]
+    refused: dict[int, str] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
-class MicroBatch:
-    """What one forward and backward pass works on. `keep_A` is false for tokens that are too old to learn from.
+class Work:
+    """A step under way. `old_values_A` and `targets_A` float[A] are the critic's, where there is one."""
 
-    `prox_logprobs_A` is None where the proximal policy is the current one: at the only update of a batch.
-    """
-
-    packed: PackedBatch
-    advantages_A: Tensor
-    keep_A: Tensor
-    prox_logprobs_A: Tensor | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class MiniBatch:
-    """What one optimiser update works on; `num_kept` counts its actions, those of groups without variance too."""
-
-    microbatches: list[MicroBatch]
-    num_kept: int
+    step: int
+    actions: Actions
+    old_values_A: Tensor | None = None
+    targets_A: Tensor | None = None
+    progress: float = 0.0
+    tally: Tally = field(default_factory=Tally)
+    watch: Stopwatch = field(default_factory=Stopwatch)
 
 
 class Trainer:
-    """Takes steps with a policy and its optimiser."""
+    """Takes steps with a policy and its optimiser.
+
+    `reference` gives log π_ref where the algorithm has a KL term; `critic` the values that gae needs.
+    """
 
     def __init__(
         self,
         policy: Policy,
         optimizer: Optimizer,
-        config: LearnerConfig,
+        estimator: Estimator,
+        recipe: Recipe,
         *,
-        max_staleness: int,
-        temperature: float,
+        reference: Scorer | None = None,
+        critic: Critic | None = None,
     ) -> None:
         self._policy = policy
         self._optimizer = optimizer
-        self._config = config
-        self._max_staleness = max_staleness
-        self._temperature = temperature
+        self._estimator = estimator
+        self._recipe = recipe
+        self._reference = reference
+        self._critic = critic
         self.resumes: list[tuple[int, int]] = []
 
     def resume(self, *, version: int, gap: int) -> None:
@@ -82,158 +104,183 @@ class Trainer:
         """
         self.resumes.append((version, gap))
 
-    def step(self, groups: Sequence[Group[TokenTrajectory]], *, step: int, version: int) -> dict[str, float]:
-        """One step on `groups` with weights of `version`; returns its measurements. Raises TrainingError.
+    def step(self, groups: Sequence[Group[TokenTrajectory]], *, step: int, version: int) -> Taken:
+        """One step on `groups` with weights of `version`.
 
-        The loss is the mean over all actions of a minibatch. Groups without variance count in it with advantage 0, and
-        are left out of the passes; a minibatch of nothing else leaves the weights as they are.
+        An update whose loss or gradient is not finite is not made, and its groups are refused; TrainingError is raised
+        where that leaves no group. Trajectories that teach nothing (no advantage, no KL term) count in the mean and are
+        left out of the passes; a minibatch of nothing else leaves the weights as they are.
         """
-        _refuse_images(groups)
-        _refuse_unknown_tokens(groups, self._policy.vocab_size)
-        versions = np.concatenate([t.versions[t.action_mask] for group in groups for t in group.trajectories])
-        measured = _measure_batch(groups) | _measure_staleness(self._age(versions, version), self._max_staleness)
-        totals: dict[str, float] = {}
-        norms, rate = [0.0], 0.0
-        minibatches = self._minibatches(groups, version)
-        for minibatch in minibatches:
-            if not any(micro.keep_A.any() for micro in minibatch.microbatches):
-                continue
-            for micro in minibatch.microbatches:
-                for name, value in self._pass(micro, minibatch.num_kept, step).items():
-                    totals[name] = totals.get(name, 0.0) + value
-            norm, rate = self._optimizer.step(step)
-            norms.append(norm)
-        return measured | _means(totals, len(minibatches)) | {"grad_norm": max(norms), "lr": rate}
+        batch = Batch.of(groups)
+        work = self._begin(batch, step, version)
+        minibatches = deal(batch, self._needed(work.actions), count=self._count, budget=self._budget)
+        self._find_proximal(work, [micro for minibatch in minibatches for micro in minibatch.microbatches])
+        refused: dict[int, str] = {}
+        for number, minibatch in enumerate(minibatches):
+            work.progress = number / len(minibatches)
+            try:
+                self._update(minibatch, work)
+            except TrainingError as error:
+                refused |= dict.fromkeys(minibatch.groups, str(error))
+        if len(refused) == len(groups):
+            raise TrainingError(next(iter(refused.values())))
+        ages = measure_ages(work.actions.age_A, work.actions.keep_A, self._recipe.staleness.max)
+        measured = measure_batch(batch) | ages | work.tally.means(len(minibatches)) | work.watch.seconds
+        return Taken(measured, refused)
 
-    def _age(self, versions: Versions, version: int) -> Versions:
-        """Versions between the sampling of tokens and `version`."""
-        age = version - versions
+    @property
+    def _count(self) -> int:
+        return self._recipe.learner.minibatches
+
+    @property
+    def _budget(self) -> int:
+        return self._recipe.learner.tokens_per_microbatch
+
+    def _begin(self, batch: Batch, step: int, version: int) -> Work:
+        """What is known of the batch before any update: ages, what counts and how much, advantages."""
+        algorithm, segments = self._recipe.algorithm, (batch.segment_ids_A, len(batch.trajectories))
+        age_A = self._age(batch.versions_A, version)
+        keep_A = self._kept(batch, age_A)
+        work = Work(
+            step,
+            Actions(
+                prox_logprobs_A=None,
+                behaviour_logprobs_A=batch.behaviour_logprobs_A,
+                reference_logprobs_A=None,
+                advantages_A=torch.zeros(batch.num_actions),
+                keep_A=keep_A,
+                weight_A=self._weights(batch, keep_A),
+                age_A=age_A,
+                segment_ids_A=segments[0],
+                num_segments=segments[1],
+            ),
+        )
+        reference_A = self._reference_logprobs(batch, work.watch)
+        advantages_A = self._advantages(batch, work, reference_A)
+        in_loss_A = reference_A if algorithm.kl.where == "loss" else None
+        work.actions = replace(work.actions, advantages_A=advantages_A, reference_logprobs_A=in_loss_A)
+        return work
+
+    def _kept(self, batch: Batch, age_A: Tensor) -> Tensor:
+        """bool[A], the actions that count."""
+        staleness, segments_A = self._recipe.staleness, batch.segment_ids_A
+        keep_A = old_mask(age_A, segments_A, len(batch.trajectories), bound=staleness.max, rule=staleness.rule)
+        if self._recipe.algorithm.filters.truncated == "mask":
+            keep_A = keep_A & ~batch.truncated_S[segments_A]
+        return keep_A
+
+    def _reference_logprobs(self, batch: Batch, watch: Stopwatch) -> Tensor | None:
+        if self._reference is None:
+            return None
+        with watch.of("reference_s"):
+            return self._scored(self._reference, self._every(batch), torch.zeros(batch.num_actions))
+
+    def _advantages(self, batch: Batch, work: Work, reference_A: Tensor | None) -> Tensor:
+        """float32[A]; the critic's part of the work is noted."""
+        if self._critic is None:
+            return self._estimator.advantages(batch, work.actions.keep_A, reference_A)
+        keep_A, values_A = work.actions.keep_A, torch.zeros(batch.num_actions)
+        with work.watch.of("values_s"), torch.no_grad():
+            for micro in self._every(batch):
+                values_A[micro.index_M] = self._critic.values(micro.packed).cpu()
+        in_rewards_A = self._critic.in_rewards(values_A)
+        advantages_A, returns_A = self._estimator.with_critic(batch, keep_A, reference_A, in_rewards_A)
+        work.old_values_A, work.targets_A = values_A, self._critic.targets(returns_A)
+        return advantages_A
+
+    def _every(self, batch: Batch) -> list[MicroBatch]:
+        return microbatches(batch, range(len(batch.trajectories)), self._budget)
+
+    def _age(self, versions_A: Tensor, version: int) -> Tensor:
+        """int64[A], versions between the sampling of tokens and `version`."""
+        age_A = version - versions_A
         for resumed_at, gap in self.resumes:
-            age = age - gap * (versions < resumed_at)
-        return age
+            age_A = age_A - gap * (versions_A < resumed_at)
+        return age_A
 
-    def _minibatches(self, groups: Sequence[Group[TokenTrajectory]], version: int) -> list[MiniBatch]:
-        """The batch dealt into minibatches by group, with log π_prox where it differs from log π_θ."""
-        count = self._config.minibatches
-        minibatches = [self._minibatch(share, version) for share in (groups[i::count] for i in range(count)) if share]
-        if len(minibatches) > 1:
-            with torch.no_grad():
-                for minibatch in minibatches:
-                    for micro in minibatch.microbatches:
-                        micro.prox_logprobs_A = self._policy.logprobs(micro.packed, self._temperature)[0]
-        return minibatches
+    def _weights(self, batch: Batch, keep_A: Tensor) -> Tensor:
+        """float64[A], the weight of each action in the mean of its minibatch."""
+        algorithm = self._recipe.algorithm
+        num_kept_S = segment_sum(keep_A.long(), batch.segment_ids_A, len(batch.trajectories))
+        weight_S = torch.zeros(len(num_kept_S), dtype=torch.float64)
+        share_S = batch.group_ids_S % self._count
+        for number in range(min(self._count, len(batch.groups))):
+            own_S = share_S == number
+            weight_S[own_S] = action_weights(
+                num_kept_S[own_S], batch.group_ids_S[own_S], by=algorithm.aggregate, max_length=algorithm.fixed_length
+            )
+        return weight_S[batch.segment_ids_A]
 
-    def _minibatch(self, groups: Sequence[Group[TokenTrajectory]], version: int) -> MiniBatch:
-        num_kept = sum(
-            int(np.count_nonzero(self._age(t.versions[t.action_mask], version) <= self._max_staleness))
-            for group in groups
-            for t in group.trajectories
-        )
-        return MiniBatch(self._microbatches(_samples(groups), version), num_kept)
+    def _needed(self, actions: Actions) -> Tensor:
+        """bool[S], whether there is anything to learn from a trajectory."""
+        teaches_A = actions.keep_A
+        if actions.reference_logprobs_A is None and self._critic is None:
+            teaches_A = teaches_A & (actions.advantages_A != 0)
+        return segment_sum(teaches_A.long(), actions.segment_ids_A, actions.num_segments) > 0
 
-    def _microbatches(self, samples: Sequence[Sample], version: int) -> list[MicroBatch]:
-        lengths = [len(sample.trajectory.tokens) for sample in samples]
-        parts = split_by_tokens(lengths, self._config.tokens_per_microbatch)
-        return [self._microbatch([samples[i] for i in part], version) for part in parts]
+    def _find_proximal(self, work: Work, passes: Sequence[MicroBatch]) -> None:
+        """Note log π_prox, where that takes passes of its own, and leave out what lies too far from it."""
+        if self._recipe.proximal != "recompute":
+            return
+        actions, surrogate = work.actions, self._recipe.algorithm.objective
+        with work.watch.of("prox_s"):
+            prox_A = self._scored(self._policy, passes, actions.behaviour_logprobs_A)
+        keep_A = actions.keep_A
+        if isinstance(surrogate, M2po):
+            log_w_A = log_ratio(prox_A, actions.behaviour_logprobs_A, keep_A)
+            keep_A = second_moment_mask(log_w_A, keep_A, surrogate.threshold)
+        work.actions = replace(actions, prox_logprobs_A=prox_A, keep_A=keep_A)
 
-    def _microbatch(self, samples: Sequence[Sample], version: int) -> MicroBatch:
-        packed = pack([sample.trajectory for sample in samples])
-        advantages_S = torch.tensor([sample.advantage for sample in samples])
-        keep_A = self._age(packed.versions, version) <= self._max_staleness
-        return MicroBatch(packed, advantages_S[packed.segment_ids], keep_A)
+    def _scored(self, scorer: Scorer, passes: Iterable[MicroBatch], otherwise_A: Tensor) -> Tensor:
+        """float32[A], log-probabilities without gradient; `otherwise_A` where no pass comes by."""
+        scored_A = otherwise_A.clone()
+        with torch.no_grad():
+            for micro in passes:
+                scored_A[micro.index_M] = scorer.logprobs(micro.packed, self._recipe.temperature)[0].float().cpu()
+        return scored_A
 
-    def _pass(self, micro: MicroBatch, num_kept: int, step: int) -> dict[str, float]:
-        """Forward and backward; returns the sums of the objective."""
-        logprobs_A, entropy_A = self._policy.logprobs(micro.packed, self._temperature)
-        device = logprobs_A.device
-        objective = decoupled_ppo(
-            logprobs_A,
-            logprobs_A.detach() if micro.prox_logprobs_A is None else micro.prox_logprobs_A,
-            behaviour_logprobs_A=micro.packed.behaviour_logprobs.to(device),
-            advantages_A=micro.advantages_A.to(device),
-            keep_A=micro.keep_A.to(device),
-            config=self._config.objective,
-            denominator=num_kept,
-        )
-        if not math.isfinite(float(objective.loss.detach())):
+    def _update(self, minibatch: MiniBatch, work: Work) -> None:
+        """The passes over a minibatch and the update; raises TrainingError, nothing changed, if one is not finite."""
+        if not minibatch.microbatches:
+            return
+        try:
+            with work.watch.of("forward_backward_s"):
+                sums = [self._pass(micro, work) for micro in minibatch.microbatches]
+            with work.watch.of("optimizer_s"):
+                if self._critic is not None:
+                    self._critic.update(work.step)
+                norm, rate = self._optimizer.step(work.step)
+        except TrainingError:
             self._optimizer.discard()
-            raise TrainingError(f"the loss is {float(objective.loss.detach())} at step {step}; this update is not made")
-        objective.loss.backward()
-        sums = {field.name: float(getattr(objective, field.name).detach()) for field in fields(Objective)}
-        return sums | {"entropy": float(entropy_A[micro.keep_A.to(device)].sum())}
+            if self._critic is not None:
+                self._critic.discard()
+            raise
+        work.tally.add(sums, grad_norm=norm, lr=rate)
 
-
-def _samples(groups: Sequence[Group[TokenTrajectory]]) -> list[Sample]:
-    """The trajectories of groups whose rewards differ, each with its advantage."""
-    sizes = torch.tensor([len(group.trajectories) for group in groups])
-    ids_S = torch.arange(len(groups)).repeat_interleave(sizes)
-    rewards_S = torch.from_numpy(np.concatenate([group.rewards for group in groups]))
-    advantages = group_normalised(rewards_S, ids_S).tolist()
-    trajectories = [trajectory for group in groups for trajectory in group.trajectories]
-    varied = [group.rewards.min() != group.rewards.max() for group in groups for _ in group.trajectories]
-    return [
-        Sample(trajectory, advantage)
-        for trajectory, advantage, keep in zip(trajectories, advantages, varied, strict=True)
-        if keep
-    ]
-
-
-def _refuse_images(groups: Sequence[Group[Any]]) -> None:
-    """Raises TrainingError if a group is not one of tokens."""
-    for group in groups:
-        if not isinstance(group.trajectories[0], TokenTrajectory):
-            raise TrainingError(
-                f"prompt {group.prompt_id} was answered with images, and this policy learns from tokens"
+    def _pass(self, micro: MicroBatch, work: Work) -> dict[str, float]:
+        """Forward and backward; returns the sums of the objective."""
+        recipe, packed = self._recipe, micro.packed
+        logprobs_M, entropy_M = self._policy.logprobs(packed, recipe.temperature)
+        known = work.actions.at(micro.index_M, packed.segment_ids, packed.num_segments).to(logprobs_M.device)
+        if recipe.proximal == "interpolate":
+            prox_M = interpolated_prox(
+                logprobs_M, known.behaviour_logprobs_A, -known.age_A, version=0, progress=work.progress
             )
+            known = replace(known, prox_logprobs_A=prox_M)
+        found = objective(logprobs_M, known, recipe.algorithm, recipe.staleness)
+        loss = float(found.loss.detach())
+        if not math.isfinite(loss):
+            raise TrainingError(f"the loss is {loss}; this update is not made")
+        found.loss.backward()
+        sums = {each.name: float(getattr(found, each.name).detach()) for each in fields(Objective)}
+        sums["entropy"] = float(entropy_M[known.keep_A].sum())
+        sums["padding"] = len(packed.tokens) - int(packed.cu_lengths[-1])
+        return sums | self._learn_values(micro, work)
 
-
-def _refuse_unknown_tokens(groups: Sequence[Group[TokenTrajectory]], vocab_size: int) -> None:
-    """Raises TrainingError if a token is outside the policy's vocabulary."""
-    for group in groups:
-        largest = max(int(trajectory.tokens.max()) for trajectory in group.trajectories)
-        if largest >= vocab_size:
-            raise TrainingError(
-                f"prompt {group.prompt_id} has token {largest}, the vocabulary only {vocab_size} of them"
-            )
-
-
-def _measure_batch(groups: Sequence[Group[TokenTrajectory]]) -> dict[str, float]:
-    """What can be said of a batch before training on it."""
-    trajectories = [trajectory for group in groups for trajectory in group.trajectories]
-    return {
-        "reward_mean": float(np.mean([t.reward for t in trajectories])),
-        "length_mean": float(np.mean([t.num_actions for t in trajectories])),
-        "truncated_fraction": float(np.mean([t.finish_reason == "length" for t in trajectories])),
-        "groups": len(groups),
-        "groups_without_variance": int(sum(group.rewards.min() == group.rewards.max() for group in groups)),
-        "started_at": min(group.started_at for group in groups),
-    }
-
-
-def _measure_staleness(age: NDArray[np.int32], max_staleness: int) -> dict[str, float]:
-    """Ages of the tokens taken, in versions: mean of those trained on, maximum of all, and how many were too old."""
-    young = age[age <= max_staleness]
-    return {
-        "staleness_mean": float(young.mean()) if len(young) else 0.0,
-        "staleness_max": int(age.max()),
-        "tokens_too_old": len(age) - len(young),
-        "tokens_trained": len(young),
-    }
-
-
-def _means(totals: dict[str, float], num_minibatches: int) -> dict[str, float]:
-    """The sums of a step as means over its kept actions; the ESS as a share of them."""
-    kept = totals.get("num_kept", 0.0)
-    names = ("loss", "entropy", "clipped_fraction", "capped_fraction", "behaviour_weight_mean", "behaviour_ess")
-    if kept == 0:
-        return dict.fromkeys((*names, "kl_behaviour_prox", "kl_prox_current"), 0.0)
-    return {
-        "loss": totals["loss"] / num_minibatches,
-        "entropy": totals["entropy"] / kept,
-        "clipped_fraction": totals["num_clipped"] / kept,
-        "capped_fraction": totals["num_capped"] / kept,
-        "behaviour_weight_mean": totals["behaviour_weight"] / kept,
-        "behaviour_ess": totals["behaviour_weight"] ** 2 / (totals["behaviour_weight_squared"] * kept),
-        "kl_behaviour_prox": totals["kl_behaviour_prox"] / kept,
-        "kl_prox_current": totals["kl_prox_theta"] / kept,
-    }
+    def _learn_values(self, micro: MicroBatch, work: Work) -> dict[str, float]:
+        if self._critic is None:
+            return {}
+        assert work.old_values_A is not None and work.targets_A is not None
+        index_M, actions = micro.index_M, work.actions
+        weight_M = torch.where(actions.keep_A[index_M], actions.weight_A[index_M], 0.0)
+        return self._critic.learn(micro.packed, work.old_values_A[index_M], work.targets_A[index_M], weight_M)

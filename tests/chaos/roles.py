@@ -90,6 +90,7 @@ def play(spec: Spec, import_s: float) -> int:
 
 def learn(spec: Spec, journal: Journal) -> None:
     """Be the learner."""
+    from areal.learner.algorithm.config import AlgorithmConfig
     from areal.learner.config import (
         CheckpointConfig,
         DatasetConfig,
@@ -109,6 +110,7 @@ def learn(spec: Spec, journal: Journal) -> None:
         learner=LearnerConfig(
             steps=spec.steps, groups_per_step=GROUPS_PER_STEP, take_timeout_s=TAKE_TIMEOUT_S, threads=1
         ),
+        algorithm=AlgorithmConfig(),
         staleness=StalenessConfig(max=STALENESS),
         evaluation=EvaluationConfig(every_steps=0),
         checkpoint=CheckpointConfig(every_steps=CHECKPOINT_EVERY),

@@ -131,10 +131,10 @@ class LearnerWitness:
 
         return noting
 
-    def _trained(self, measured: dict[str, float], groups: Any, *, step: int, version: int) -> None:
+    def _trained(self, taken: Any, groups: Any, *, step: int, version: int) -> None:
         oldest = [int(t.versions[t.action_mask].min()) for group in groups for t in group.trajectories]
         positions = [group.prompt_id for group in groups]
-        too_old = int(measured["tokens_too_old"])
+        too_old = int(taken.measured["tokens_too_old"])
         self._journal.write(Trained(self._epoch, step + 1, version, positions, oldest, too_old))
 
     def _saving(self, save: Method) -> Method:

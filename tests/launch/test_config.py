@@ -71,6 +71,20 @@ def test_roles_elsewhere_need_a_redis_that_they_reach(path: Path) -> None:
         (["lerner.steps=3"], r"unknown key lerner; did you mean learner\?"),
         (["rollout.sampling.top_p=0.9"], r"unknown key rollout\.sampling\.top_p"),
         (["model.lora.rnk=8"], r"unknown key model\.lora\.rnk; did you mean model\.lora\.rank\?"),
+        (["algorithm.objective.name=gspoo"], r"algorithm\.objective\.name: there is no gspoo; did you mean gspo\?"),
+        (
+            ["algorithm.objective.name=gspo", "algorithm.objective.clip_lw=1"],
+            r"unknown key algorithm\.objective\.clip_lw; did you mean algorithm\.objective\.clip_low\?",
+        ),
+        (
+            ["algorithm.objective.name=reinforce", "algorithm.objective.clip_low=1"],
+            r"unknown key algorithm\.objective\.clip_low; known here: name",
+        ),
+        (
+            ["algorithm.objective.clip_low=3"],
+            r"algorithm\.objective\.clip_low: Input should be less than or equal to 1",
+        ),
+        (["algorithm.objective.name=topr"], r"algorithm: .*topr corrects .* by itself; set behaviour\.action to off"),
         (["learner.steps=many"], r"learner\.steps: .*integer.*\(got 'many'\)"),
         (["learner.steps=0"], r"learner\.steps: .*greater than or equal to 1 \(got 0\)"),
         (["run=a/b"], r"run: .*\(got 'a/b'\)"),

@@ -10,7 +10,8 @@ from areal.learner.checkpoint import CheckpointStore, LearnerState, Snapshot, co
 def snapshot(step: int, value: float = 1.0, epoch: int = 6) -> Snapshot:
     state = LearnerState(step, step + 3, [(0, 4 * step)], epoch, [(3, 1), (9, 2)])
     weights = {"a.weight": torch.full((4, 3), value), "b": torch.arange(5.0)}
-    return Snapshot(state, weights, {"0.exp_avg": torch.full((4, 3), -value)}, torch.get_rng_state())
+    critic = {"weights.head.bias": torch.full((1,), value)}
+    return Snapshot(state, weights, {"0.exp_avg": torch.full((4, 3), -value)}, critic, torch.get_rng_state())
 
 
 def save(store: CheckpointStore, *steps: int) -> None:
@@ -36,6 +37,9 @@ def test_what_is_saved_is_loaded_bit_for_bit(tmp_path: Path) -> None:
     assert all(torch.equal(loaded.weights[name], wanted.weights[name]) for name in wanted.weights)
     assert all(torch.equal(loaded.optimizer[name], wanted.optimizer[name]) for name in wanted.optimizer)
     assert loaded.optimizer.keys() == wanted.optimizer.keys()
+    assert (
+        torch.equal(loaded.critic["weights.head.bias"], torch.ones(1)) and loaded.critic.keys() == wanted.critic.keys()
+    )
     assert torch.equal(loaded.rng, wanted.rng)
 
 

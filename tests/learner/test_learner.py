@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from areal.broker.bulletin import DRAIN, RUN, Bulletin
 from areal.broker.client import Client
@@ -22,6 +23,7 @@ from areal.broker.tickets import Tickets
 from areal.broker.trajectory import NOT_AN_ACTION, DenoisingTrajectory, Group, Prompt, TokenTrajectory
 from areal.broker.transport import SharedDirectory
 from areal.broker.weights import WeightStore
+from areal.learner.algorithm.config import AlgorithmConfig
 from areal.learner.config import (
     CheckpointConfig,
     DatasetConfig,
@@ -48,6 +50,7 @@ def settings_of(run: str, folder: Path, **learner: Any) -> LearnerSettings:
         model=ModelConfig(path=str(model)),
         dataset=DatasetConfig(source="sort", eval_size=4),
         learner=LearnerConfig(**{"steps": 6, "groups_per_step": 2, "take_timeout_s": 30} | learner),
+        algorithm=AlgorithmConfig(),
         staleness=StalenessConfig(max=2),
         evaluation=EvaluationConfig(every_steps=3),
         checkpoint=CheckpointConfig(every_steps=2),
@@ -158,6 +161,7 @@ def test_a_run_from_its_start_to_its_end(client: Client, run: str, tmp_path: Pat
         "step": 6,
         "version": 6,
         "groups_trained": 12,
+        "groups_filtered": 0,
         "groups_lost": 0,
         "dead_letters": 0,
         "outstanding": 0,
@@ -303,33 +307,81 @@ def test_what_an_empty_redis_has_forgotten_is_not_issued_again(client: Client, r
         (of_images, "was answered with images, and this policy learns from tokens"),
     ],
 )
-def test_a_batch_that_does_not_fit_the_model_is_dead_lettered_and_training_goes_on(
+def test_groups_that_do_not_fit_the_model_are_dead_lettered_and_training_goes_on(
     client: Client, run: str, tmp_path: Path, spoilt: Callable[[Group], Group], says: str
 ) -> None:
-    """Two batches in a row, twice: a batch that is trained on between them makes the learner patient again."""
     with rollout(client, run, tmp_path, spoils=lambda number: number in (0, 2, 6, 9), spoilt=spoilt):
         Learner(settings_of(run, tmp_path), client).run()
     steps = records(client, run, "step")
     assert [record["step"] for record in steps] == [1, 2, 3, 4, 5, 6]
     trained = [number for record in steps for number in record["prompt_ids"]]
-    assert sorted(trained) == [4, 5, *range(10, 20)]
+    assert sorted(trained) == [1, 3, 4, 5, 7, 8, *range(10, 16)], "only what does not fit is left out"
     letters = DeadLetters(client, run, "train").list()
-    assert sorted(letter.position for letter in letters) == [0, 1, 2, 3, 6, 7, 8, 9]
+    assert sorted(letter.position for letter in letters) == [0, 2, 6, 9]
     assert all(says in letter.cause for letter in letters)
-    assert [record["level"] for record in records(client, run, "event")].count("error") == 4
+    told = [record["text"] for record in records(client, run, "event") if record["level"] == "error"]
+    assert len(told) == 4 and all(says in text for text in told)
     (final,) = records(client, run, "final")
-    assert (final["groups_trained"], final["groups_lost"], final["dead_letters"]) == (12, 0, 8)
+    assert (final["groups_trained"], final["groups_lost"], final["dead_letters"]) == (12, 0, 4)
     assert final["outstanding"] == 0
 
 
-def test_three_such_batches_in_a_row_end_the_learner(client: Client, run: str, tmp_path: Path) -> None:
+def spoil_weights(learner: Learner) -> None:
+    with torch.no_grad():
+        next(learner._policy.parameters()).fill_(float("nan"))
+
+
+def test_three_batches_in_a_row_without_a_finite_loss_end_the_learner(client: Client, run: str, tmp_path: Path) -> None:
     learner = Learner(settings_of(run, tmp_path), client)
     with (
-        rollout(client, run, tmp_path, spoils=lambda number: number > 1),
-        pytest.raises(TrainingError, match=r"vocabulary only .*; 3 batches in a row were like that"),
+        rollout(client, run, tmp_path),
+        pytest.raises(TrainingError, match=r"the loss is nan; .*; 3 batches in a row were like that"),
     ):
-        learner.run()
+        learner._begin()
+        assert learner._one_step()
+        spoil_weights(learner)
+        while True:
+            assert learner._one_step()
     leave(learner)
     assert [record["prompt_ids"] for record in records(client, run, "step")] == [[0, 1]]
-    assert Lane(client, run, "train").depth().dead == 4
-    assert records(client, run, "final") == []
+    letters = DeadLetters(client, run, "train").list()
+    assert len(letters) == 4 and all("the loss is nan" in letter.cause for letter in letters)
+    told = [record["text"] for record in records(client, run, "event") if record["level"] == "error"]
+    assert len(told) == 2 and "2 groups are dead-lettered (prompts 2, 3): the loss is nan" in told[0]
+
+
+def without_variance(group: Group) -> Group:
+    for trajectory in group.trajectories:
+        object.__setattr__(trajectory, "reward", 1.0)
+    return group
+
+
+def test_groups_that_teach_nothing_are_replaced(client: Client, run: str, tmp_path: Path) -> None:
+    replace = AlgorithmConfig.model_validate({"filters": {"constant": "replace"}})
+    settings = dataclasses.replace(settings_of(run, tmp_path), algorithm=replace, evaluation=NO_EVALUATION)
+    with rollout(client, run, tmp_path, spoils=lambda number: number % 3 == 0, spoilt=without_variance):
+        abandon(Learner(settings, client), after=3)  # with a checkpoint of step 2 behind it
+        Learner(settings, client).run()
+    steps = records(client, run, "step")
+    assert all(len(record["prompt_ids"]) == 2 and record["groups_without_variance"] == 0 for record in steps)
+    trained = [number for record in [*steps[:2], *steps[3:]] for number in record["prompt_ids"]]
+    assert len(trained) == len(set(trained)) == 12 and not any(number % 3 == 0 for number in trained)
+    (final,) = records(client, run, "final")
+    assert (final["groups_trained"], final["groups_lost"], final["outstanding"]) == (12, 0, 0)
+    assert final["groups_filtered"] >= 5
+
+
+def test_a_critic_is_resumed_with_its_policy(client: Client, run: str, tmp_path: Path) -> None:
+    gae = AlgorithmConfig.model_validate({"advantage": {"name": "gae", "critic": {"optimizer": {"lr": 1e-3}}}})
+    settings = dataclasses.replace(settings_of(run, tmp_path), algorithm=gae, evaluation=NO_EVALUATION)
+    with rollout(client, run, tmp_path):
+        first = Learner(settings, client)
+        abandon(first, after=2)
+        second = Learner(settings, client)
+        assert first._critic is not None and second._critic is not None
+        left, right = first._critic.state(), second._critic.state()
+        assert left.keys() == right.keys() and all(torch.equal(left[name], right[name]) for name in left)
+        assert left["weights.head.weight"].abs().max() > 0
+        second.run()
+    (final,) = records(client, run, "final")
+    assert (final["groups_trained"], final["groups_lost"]) == (12, 0)

@@ -31,12 +31,9 @@ def test_pinned_by_hand() -> None:
     assert batch.cu_lengths.tolist() == [0, 3, 7]
     assert batch.predict_index.tolist() == [1, 3, 5]
     assert batch.action_tokens.tolist() == [7, 9, 11]
-    assert batch.behaviour_logprobs.tolist() == pytest.approx([-0.07, -0.09, -0.11])
-    assert batch.versions.tolist() == [2, 3, 4]
     assert batch.segment_ids.tolist() == [0, 1, 1]
     assert (batch.num_segments, batch.num_actions) == (2, 3)
-    assert batch.behaviour_logprobs.dtype == torch.float32
-    assert {batch.tokens.dtype, batch.positions.dtype, batch.predict_index.dtype, batch.versions.dtype} == {torch.int64}
+    assert {batch.tokens.dtype, batch.positions.dtype, batch.predict_index.dtype} == {torch.int64}
 
 
 @given(st.lists(trajectories(), min_size=1, max_size=6))
@@ -49,8 +46,6 @@ def test_every_action_is_found_again(packed: list[TokenTrajectory]) -> None:
         mine = batch.segment_ids == segment
         assert (batch.predict_index[mine] - start + 1).tolist() == np.flatnonzero(source.action_mask).tolist()
         assert batch.action_tokens[mine].tolist() == source.tokens[source.action_mask].tolist()
-        assert batch.versions[mine].tolist() == source.versions[source.action_mask].tolist()
-        assert batch.behaviour_logprobs[mine].tolist() == source.behaviour_logprobs[source.action_mask].tolist()
 
 
 def test_to_moves_every_tensor() -> None:

@@ -310,3 +310,15 @@ def test_what_is_still_to_come_is_not_fetched_for_being_unknown(stage: Stage) ->
     assert source.num_waiting == 0
     source.poll(0.001)
     assert source.num_waiting == 2 and [len(held) for held in source._held.values()] == [1, 1]
+
+
+def test_a_group_that_is_unfit_is_dead_lettered_as_it_comes(client: Client, run: str) -> None:
+    stage = Stage(client, run)
+    source = GroupSource(
+        stage.lane, Ledger(), epoch=stage.epoch, unfit=lambda group: "odd" if group.prompt_id % 2 else None
+    )
+    stage.complete(0, 1, 2, 3)
+    source.poll(timeout_s=0.1)
+    assert [d.group.prompt_id for d in source.take(2, timeout_s=1, idle=lambda: False)] == [0, 2]
+    assert source.outstanding(stage.lane.listing()) == 2
+    assert [(letter.position, letter.cause) for letter in stage.dead.list()] == [(1, "odd"), (3, "odd")]

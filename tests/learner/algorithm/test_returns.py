@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from areal.learner.returns import gae, reward_to_go, turn_discounts, turn_gammas, turns_after
+from areal.learner.algorithm.returns import gae, reward_to_go, turn_discounts, turn_gammas, turns_after
 
 # trajectory 7: turns at positions 3-4, 8-10 and 12; trajectory 2: one turn; trajectory 5: one action
 POSITIONS = torch.tensor([3, 4, 8, 9, 10, 12, 5, 6, 7])

@@ -1,7 +1,7 @@
 """Estimators of KL(π_θ‖π_ref) from sampled actions.
 
 Legend: A actions (sampled tokens) of a batch. Throughout, log r = log π_ref − log π_θ of the action, clamped as in
-objective.py; an action beyond the clamp has no gradient.
+ratio.py; an action beyond the clamp has no gradient.
 
 What is true in expectation holds for actions sampled from π_θ (on policy) and for each action given its prefix. As a
 loss an estimator is differentiated at the actions sampled, not through the sampling, so the gradient of an unbiased
@@ -16,7 +16,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from .objective import MAX_LOG_RATIO
+from .ratio import MAX_LOG_RATIO
 
 
 def k1(logprobs_A: Tensor, ref_logprobs_A: Tensor) -> Tensor:

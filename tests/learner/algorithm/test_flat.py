@@ -1,6 +1,6 @@
 import torch
 
-from areal.learner.flat import segment_mean, segment_sum
+from areal.learner.algorithm.flat import segment_mean, segment_sum
 
 VALUES = torch.tensor([1.0, 2.0, 3.0, 4.0])
 SEGMENTS = torch.tensor([2, 0, 2, 0])

@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from areal.learner.behaviour import Action, Level, Weights, kl_budget_mask, second_moment_mask, weigh
+from areal.learner.algorithm.behaviour import Action, Level, Weights, kl_budget_mask, second_moment_mask, weigh
 
 # trajectory 0: w = 2, 8, 0.5 (Π 8, geometric mean 2, mean 3.5); 1: w = 0.9, 1.6 (Π 1.44, 1.2, 1.25); 2: nothing is kept
 W = torch.tensor([2.0, 0.9, 8.0, math.nan, 1.6, 0.5, 5.0])

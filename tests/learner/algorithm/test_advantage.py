@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from areal.learner.advantage import (
+from areal.learner.algorithm.advantage import (
     batch_normalised,
     group_centred,
     group_centred_batch_scaled,

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from areal.learner.shaping import overlong_penalty, shaped
+from areal.learner.algorithm.shaping import overlong_penalty, shaped
 
 
 def test_shaped_pinned_by_hand() -> None:

@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from areal.learner.kl import ESTIMATORS, k1, k2, k3
-from areal.learner.objective import MAX_LOG_RATIO
+from areal.learner.algorithm.kl import ESTIMATORS, k1, k2, k3
+from areal.learner.algorithm.ratio import MAX_LOG_RATIO
 
 Estimator = Callable[[Tensor, Tensor], Tensor]
 LOGITS = torch.tensor([0.3, -0.9, 1.4, 0.0, -2.0])

@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from areal.learner.age import Law, Rule, clip_scale, interpolated_prox, old_mask
+from areal.learner.algorithm.age import Law, Rule, clip_scale, interpolated_prox, old_mask
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ import statistics
 import pytest
 import torch
 
-from areal.learner.running import Key, PromptStatistics
+from areal.learner.algorithm.running import Key, PromptStatistics
 
 
 def test_pinned_by_hand() -> None:

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from areal.learner.aggregate import Aggregation, action_weights
+from areal.learner.algorithm.aggregate import Aggregation, action_weights
 
 # five trajectories of three groups; the one without a kept action is alone in its group
 NUM_KEPT = torch.tensor([2, 6, 0, 1, 3])

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from areal.learner.surrogate import (
+from areal.learner.algorithm.surrogate import (
     Surrogate,
     cispo,
     dual_clip,

@@ -5,7 +5,7 @@ import statistics
 import pytest
 import torch
 
-from areal.learner.value import ValueNormaliser, clipped_value_loss
+from areal.learner.algorithm.value import ValueNormaliser, clipped_value_loss
 
 
 # V_old = 1 and c = 0.5: V_clip is V within [0.5, 1.5]; the gradient is V − R unless V_clip is the farther from R

@@ -1,0 +1,1 @@
+"""From rewards to the loss: pure functions of flat tensors, and the configuration that names them."""

@@ -1,0 +1,273 @@
+"""What can be said about the algorithm in a configuration: from rewards to the loss, each part chosen by its name.
+
+    reward ─shaping─▶ reward ─advantage─▶ A ─┐
+    π_θ, π_prox, π_behav ────behaviour──▶ w ─┼─objective─▶ a loss for each action ─aggregate─▶ the loss
+                                       age ──┘ (staleness: which actions count, how far the clip lets them go)
+
+Published algorithms are combinations: GRPO is grpo + ppo + sequence, DAPO grpo + ppo with clip_high 0.28 + token +
+filters.constant: replace, Dr.GRPO dr_grpo + ppo + fixed, GSPO grpo + gspo + sequence, PPO gae + ppo + token.
+"""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
+
+from ..config import OptimizerConfig
+
+
+class Part(BaseModel):
+    """A part of the algorithm, whose keys are its own."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+class Ppo(Part):
+    """The clipped surrogate of PPO (arXiv 1707.06347), around π_prox (decoupled PPO, arXiv 2505.24298, eq. 5)."""
+
+    name: Literal["ppo"] = "ppo"
+    clip_low: float = Field(0.2, gt=0, le=1, description="π_θ/π_prox is clipped below at 1 − this")
+    clip_high: float = Field(0.2, gt=0, description="π_θ/π_prox is clipped above at 1 + this (DAPO: 0.28)")
+    dual_clip: float | None = Field(
+        None, gt=1, description="where A < 0 the loss is at most this times −A (arXiv 1912.09729: 3)"
+    )
+
+
+class Gspo(Part):
+    """PPO's surrogate on the ratio of whole sequences (arXiv 2507.18071)."""
+
+    name: Literal["gspo"] = "gspo"
+    clip_low: float = Field(3e-4, gt=0, le=1, description="the sequence's ratio is clipped below at 1 − this")
+    clip_high: float = Field(4e-4, gt=0, description="and above at 1 + this")
+
+
+class Cispo(Part):
+    """Clipped importance weights that cut no gradient off (arXiv 2506.13585)."""
+
+    name: Literal["cispo"] = "cispo"
+    clip_low: float = Field(1.0, gt=0, le=1, description="the weight is clipped below at 1 − this; 1 for no bound")
+    clip_high: float = Field(0.28, gt=0, description="and above at 1 + this")
+
+
+class Sapo(Part):
+    """A smooth gate in place of the clip (arXiv 2511.20347)."""
+
+    name: Literal["sapo"] = "sapo"
+    tau_positive: float = Field(1.0, gt=0, description="steepness of the gate where A > 0")
+    tau_negative: float = Field(1.05, gt=0, description="and where A < 0")
+
+
+class M2po(Part):
+    """PPO's surrogate on the tokens left when those farthest off the policy are out (arXiv 2510.01161)."""
+
+    name: Literal["m2po"] = "m2po"
+    threshold: float = Field(0.04, gt=0, description="bound of the mean squared log π_prox/π_behav of what is left")
+    clip_low: float = Field(0.2, gt=0, le=1)
+    clip_high: float = Field(0.2, gt=0)
+
+
+class Topr(Part):
+    """REINFORCE where A > 0, truncated importance sampling where A < 0 (arXiv 2503.14286)."""
+
+    name: Literal["topr"] = "topr"
+    cap: float = Field(1.0, gt=0, description="of the trajectory's π_θ/π_behav where A < 0")
+
+
+class TruncatedIs(Part):
+    """Truncated importance sampling: −min(π_θ/π_behav, cap)·A·log π_θ, the weight without gradient."""
+
+    name: Literal["truncated_is"] = "truncated_is"
+    cap: float = Field(2.0, gt=0, description="of the token's π_θ/π_behav")
+
+
+class Reinforce(Part):
+    """REINFORCE: −A·log π_θ."""
+
+    name: Literal["reinforce"] = "reinforce"
+
+
+def named(default: str) -> Discriminator:
+    """Tells the parts apart by their name; one without is the default."""
+
+    def name_of(value: Any) -> str:
+        name = value.get("name", default) if isinstance(value, dict) else getattr(value, "name", default)
+        return str(name)
+
+    return Discriminator(name_of)
+
+
+ObjectiveConfig = Annotated[
+    Annotated[Ppo, Tag("ppo")]
+    | Annotated[Gspo, Tag("gspo")]
+    | Annotated[Cispo, Tag("cispo")]
+    | Annotated[Sapo, Tag("sapo")]
+    | Annotated[M2po, Tag("m2po")]
+    | Annotated[Topr, Tag("topr")]
+    | Annotated[TruncatedIs, Tag("truncated_is")]
+    | Annotated[Reinforce, Tag("reinforce")],
+    named("ppo"),
+]
+
+
+class Grpo(Part):
+    """The reward in standard deviations of its group (arXiv 2402.03300)."""
+
+    name: Literal["grpo"] = "grpo"
+
+
+class DrGrpo(Part):
+    """The reward less its group's mean (arXiv 2503.20783)."""
+
+    name: Literal["dr_grpo"] = "dr_grpo"
+
+
+class Rloo(Part):
+    """The reward less the mean of the others in its group (arXiv 2402.14740)."""
+
+    name: Literal["rloo"] = "rloo"
+
+
+class LitePpo(Part):
+    """The reward less its group's mean, in standard deviations of the batch (arXiv 2508.08221)."""
+
+    name: Literal["lite_ppo"] = "lite_ppo"
+
+
+class ReinforcePp(Part):
+    """The reward, or with `group_baseline` what it exceeds its group's mean by, normalised over the batch's tokens.
+
+    REINFORCE++ and REINFORCE++-baseline, arXiv 2501.03262.
+    """
+
+    name: Literal["reinforce_pp"] = "reinforce_pp"
+    group_baseline: bool = Field(False, description="subtract the group's mean first (REINFORCE++-baseline)")
+
+
+class PerPrompt(Part):
+    """The reward in standard deviations of what its prompt has been paid so far (RLCM, arXiv 2404.03673)."""
+
+    name: Literal["per_prompt"] = "per_prompt"
+    memory: int = Field(64, ge=2, description="rewards remembered of a prompt")
+    min_count: int = Field(16, ge=2, description="with fewer the batch's mean and deviation serve")
+    prompts: int = Field(100_000, ge=1, description="prompts remembered, those of late")
+
+    @model_validator(mode="after")
+    def _remembers_enough(self) -> "PerPrompt":
+        if self.min_count > self.memory:
+            raise ValueError(f"min_count ({self.min_count}) must not exceed memory ({self.memory})")
+        return self
+
+
+class CriticConfig(Part):
+    """A critic: a copy of the model that training began from, with a value in place of the next token's logits."""
+
+    optimizer: OptimizerConfig = Field(default_factory=OptimizerConfig)
+    clip: float = Field(0.2, gt=0, description="how far a value may move from what it was, in deviations of the return")
+    normalise: bool = Field(True, description="learn returns with running mean 0 and deviation 1 (arXiv 2103.01955)")
+
+
+class Gae(Part):
+    """Generalised advantages of a critic (arXiv 1506.02438); shaping.turn_discount is its discount between turns."""
+
+    name: Literal["gae"] = "gae"
+    gamma: float = Field(1.0, gt=0, le=1, description="discount from token to token within a turn")
+    lam: float = Field(1.0, ge=0, le=1)
+    normalise: bool = Field(True, description="advantages, to mean 0 and deviation 1 over the batch's tokens")
+    critic: CriticConfig = Field(default_factory=CriticConfig)
+
+
+AdvantageConfig = Annotated[
+    Annotated[Grpo, Tag("grpo")]
+    | Annotated[DrGrpo, Tag("dr_grpo")]
+    | Annotated[Rloo, Tag("rloo")]
+    | Annotated[LitePpo, Tag("lite_ppo")]
+    | Annotated[ReinforcePp, Tag("reinforce_pp")]
+    | Annotated[PerPrompt, Tag("per_prompt")]
+    | Annotated[Gae, Tag("gae")],
+    named("grpo"),
+]
+
+
+class BehaviourConfig(Part):
+    """What becomes of w = π_prox/π_behav, which corrects for the policy that sampled. It is applied unless it is off."""
+
+    action: Literal["truncate", "mask", "off"] = Field(
+        "truncate", description="at `high` (TIS); or to leave out what lies outside `low` to `high` (MIS, IcePop)"
+    )
+    level: Literal["token", "sequence", "geometric", "mean"] = Field(
+        "token", description="of each token, or of its trajectory: the product, the geometric or the arithmetic mean"
+    )
+    low: float = Field(0.5, ge=0, description="of a mask")
+    high: float = Field(5.0, gt=0)
+
+    @model_validator(mode="after")
+    def _low_is_low(self) -> "BehaviourConfig":
+        if self.action == "mask" and self.low >= self.high:
+            raise ValueError(f"low ({self.low}) must be below high ({self.high})")
+        return self
+
+
+class KlConfig(Part):
+    """Divergence from a reference: the policy that training began from (with LoRA, the model without its adapter)."""
+
+    coefficient: float = Field(0.0, ge=0, description="β; 0 for none, and no reference is loaded")
+    estimator: Literal["k1", "k2", "k3"] = Field("k3", description="http://joschu.net/blog/kl-approx.html")
+    where: Literal["loss", "reward"] = Field("loss", description="added to the loss, or taken off the reward")
+
+
+class Overlong(Part):
+    """DAPO's penalty of answers that come near their greatest length (arXiv 2503.14476, eq. 13)."""
+
+    max_length: int = Field(ge=1, description="tokens; as rollout.sampling.max_tokens")
+    buffer: int = Field(ge=1, description="how many tokens before it the penalty begins")
+    factor: float = Field(1.0, gt=0, description="the penalty at max_length")
+
+
+class ShapingConfig(Part):
+    """The reward that is learned from: (reward + bias)·scale, clipped, less penalties. Metrics show the reward itself."""
+
+    scale: float = Field(1.0)
+    bias: float = Field(0.0)
+    clip: float | None = Field(None, gt=0, description="to ± this, after scale and bias")
+    overlong: Overlong | None = Field(None)
+    turn_discount: float = Field(1.0, gt=0, le=1, description="of a turn against the next, where an answer has several")
+
+
+class FiltersConfig(Part):
+    """Which groups and answers are learned from."""
+
+    constant: Literal["count", "replace"] = Field(
+        "count",
+        description="groups whose rewards are all equal: count them in the loss, with advantage 0; or take others "
+        "in their place (dynamic sampling, DAPO)",
+    )
+    truncated: Literal["keep", "mask"] = Field("keep", description="answers cut off at max_tokens")
+
+
+class AlgorithmConfig(Part):
+    """From rewards to the loss."""
+
+    advantage: AdvantageConfig = Field(default_factory=Grpo)
+    objective: ObjectiveConfig = Field(default_factory=Ppo)
+    aggregate: Literal["token", "sequence", "group", "fixed"] = Field(
+        "token",
+        description="the loss is the mean over actions; over trajectories (or groups) of their means; or the sum over "
+        "trajectories times fixed_length (Dr.GRPO)",
+    )
+    fixed_length: int = Field(1024, ge=1, description="the length that aggregate: fixed divides by")
+    proximal: Literal["auto", "recompute", "interpolate", "current"] = Field(
+        "auto",
+        description="π_prox: by a pass before the step; between π_behav and π_θ by version (arXiv 2512.06547); or π_θ "
+        "itself. auto is current with one minibatch, else recompute",
+    )
+    behaviour: BehaviourConfig = Field(default_factory=BehaviourConfig)
+    kl: KlConfig = Field(default_factory=KlConfig)
+    shaping: ShapingConfig = Field(default_factory=ShapingConfig)
+    filters: FiltersConfig = Field(default_factory=FiltersConfig)
+
+    @model_validator(mode="after")
+    def _corrects_once(self) -> "AlgorithmConfig":
+        if isinstance(self.objective, Topr | TruncatedIs) and self.behaviour.action != "off":
+            raise ValueError(
+                f"{self.objective.name} corrects for the policy that sampled by itself; set behaviour.action to off"
+            )
+        return self

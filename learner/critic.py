@@ -1,0 +1,86 @@
+"""The critic: what a trajectory is still worth before each action.
+
+Legend: N tokens and A actions of a micro-batch, D the width of the model.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from .algorithm.config import CriticConfig
+from .algorithm.value import ValueNormaliser, clipped_value_loss
+from .config import ModelConfig
+from .decoder import hidden_states, load_causal_lm, parts_of
+from .optimizer import Optimizer
+from .packing import PackedBatch
+
+
+class Critic:
+    """A decoder with a value head, its optimiser and the scale of what it learns. It begins by saying 0 (the mean)."""
+
+    def __init__(
+        self, config: CriticConfig, model: ModelConfig, *, total_steps: int, device: torch.device | str = "cpu"
+    ) -> None:
+        self._config = config
+        self._device = torch.device(device)
+        decoder, head = parts_of(load_causal_lm(model.path, model.dtype).to(self._device).eval(), model.path)
+        assert isinstance(head, nn.Linear)
+        value_head = nn.Linear(head.in_features, 1, device=self._device)
+        nn.init.zeros_(value_head.weight)
+        nn.init.zeros_(value_head.bias)
+        self._module = nn.ModuleDict({"decoder": decoder, "head": value_head})
+        self._normaliser = ValueNormaliser()
+        self._optimizer = Optimizer(self._module.parameters(), config.optimizer, total_steps=total_steps)
+
+    def values(self, batch: PackedBatch) -> Tensor:
+        """float32[A], V before each action, in deviations of the return, with gradient."""
+        batch = batch.to(self._device)
+        hidden_ND = hidden_states(self._module["decoder"], batch.tokens, batch.positions, batch.cu_lengths)
+        values_A: Tensor = self._module["head"](hidden_ND[batch.predict_index].float()).squeeze(1)
+        return values_A
+
+    def in_rewards(self, values_A: Tensor) -> Tensor:
+        """float32[A], values in units of the reward."""
+        return self._normaliser.denormalise(values_A) if self._config.normalise else values_A
+
+    def targets(self, returns_A: Tensor) -> Tensor:
+        """float32[A], what is to be learned of these returns, whose scale is taken into account from now on."""
+        if not self._config.normalise:
+            return returns_A
+        self._normaliser.update(returns_A)
+        return self._normaliser.normalise(returns_A)
+
+    def learn(self, batch: PackedBatch, old_values_A: Tensor, targets_A: Tensor, weight_A: Tensor) -> dict[str, float]:
+        """Forward and backward on a micro-batch; returns the sums of the loss and of the values that were clipped."""
+        loss, num_clipped = clipped_value_loss(
+            self.values(batch),
+            old_values_A.to(self._device),
+            targets_A.to(self._device),
+            clip=self._config.clip,
+            weights_A=weight_A.to(self._device, torch.float32),
+        )
+        loss.backward()
+        return {"value_loss": float(loss.detach()), "num_values_clipped": float(num_clipped)}
+
+    def update(self, step: int) -> float:
+        """The optimiser's step; returns the gradient's norm. Raises TrainingError if that is not finite."""
+        return self._optimizer.step(step)[0]
+
+    def discard(self) -> None:
+        """Forget the gradients gathered."""
+        self._optimizer.discard()
+
+    def state(self) -> dict[str, Tensor]:
+        """Weights, moments and scale, by name."""
+        scale = {name: torch.tensor(value, dtype=torch.float64) for name, value in self._normaliser.state().items()}
+        groups = {"weights": self._module.state_dict(), "optimizer": self._optimizer.state(), "scale": scale}
+        return {f"{group}.{name}": tensor for group, tensors in groups.items() for name, tensor in tensors.items()}
+
+    def load(self, state: dict[str, Tensor]) -> None:
+        """Take over what `state` gave."""
+        groups: dict[str, dict[str, Tensor]] = {"weights": {}, "optimizer": {}, "scale": {}}
+        for key, tensor in state.items():
+            group, _, name = key.partition(".")
+            groups[group][name] = tensor
+        self._module.load_state_dict(groups["weights"])
+        self._optimizer.load_state(groups["optimizer"])
+        self._normaliser.load({name: float(value) for name, value in groups["scale"].items()})

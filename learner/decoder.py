@@ -1,0 +1,47 @@
+"""Causal language models in Hugging Face format, run over packed segments.
+
+Legend: N tokens of a micro-batch, D the width of the model.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import Module
+from transformers import AutoModelForCausalLM
+
+from ..broker.errors import ModelError
+from .attention import PACKED, Segments
+
+
+def load_causal_lm(source: str, dtype: str) -> Any:
+    """The model at a folder or hub id, with packed attention; raises ModelError."""
+    try:
+        causal_lm, report = AutoModelForCausalLM.from_pretrained(
+            source, dtype=getattr(torch, dtype), attn_implementation=PACKED, output_loading_info=True
+        )
+    except (OSError, ValueError) as error:
+        raise ModelError(f"cannot load {source} as a causal language model: {error}") from error
+    if report["missing_keys"]:
+        raise ModelError(f"{source} lacks weights: {min(report['missing_keys'])!r} is one")
+    return causal_lm
+
+
+def parts_of(causal_lm: Any, source: str) -> tuple[Module, Module]:
+    """The decoder, and the head that turns its hidden states into logits."""
+    decoder, head = causal_lm.get_decoder(), causal_lm.get_output_embeddings()
+    if not isinstance(decoder, Module) or decoder is causal_lm or not isinstance(head, Module):
+        raise ModelError(f"{source} ({type(causal_lm).__name__}) is not a decoder with an output head")
+    return decoder, head
+
+
+def hidden_states(decoder: Module, tokens_N: Tensor, positions_N: Tensor, cu_lengths: Tensor) -> Tensor:
+    """[N, D], the decoder's last hidden states of segments laid end to end; see PackedBatch."""
+    output = decoder(
+        input_ids=tokens_N[None],
+        position_ids=positions_N[None],
+        segments=Segments.of(cu_lengths),
+        use_cache=False,
+    )
+    hidden_1ND: Tensor = output.last_hidden_state
+    return hidden_1ND[0]

@@ -1,0 +1,88 @@
+"""What is known of a step: of the batch before it, of the ages of its tokens, and of the objective.
+
+Legend: A actions of a batch.
+"""
+
+import time
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from torch import Tensor
+
+from .batch import Batch
+from .screen import is_constant
+
+MEANS = {
+    "entropy": "entropy",
+    "clipped_fraction": "num_clipped",
+    "limited_fraction": "num_limited",
+    "masked_fraction": "num_masked",
+    "behaviour_weight_mean": "behaviour_weight",
+    "kl_behaviour_prox": "kl_behaviour_prox",
+    "kl_prox_current": "kl_prox_theta",
+    "kl_reference": "kl_reference",
+    "values_clipped_fraction": "num_values_clipped",
+}
+"""What each metric is the mean of."""
+
+
+def measure_batch(batch: Batch) -> dict[str, float]:
+    """Rewards, lengths and times of a batch; ages in seconds count from when its group was begun, queue and all."""
+    groups = batch.groups
+    age_s = np.array([time.time() - group.started_at for group in groups])
+    return {
+        "reward_mean": float(np.mean([trajectory.reward for trajectory in batch.trajectories])),
+        "length_mean": float(batch.lengths_S.double().mean()),
+        "truncated_fraction": float(batch.truncated_S.double().mean()),
+        "groups": len(groups),
+        "groups_without_variance": sum(map(is_constant, groups)),
+        "started_at": min(group.started_at for group in groups),
+        "age_s_mean": float(age_s.mean()),
+        "age_s_p95": float(np.quantile(age_s, 0.95)),
+        "age_s_max": float(age_s.max()),
+        "queue_s_mean": float(np.mean([time.time() - group.finished_at for group in groups])),
+    }
+
+
+def measure_ages(age_A: Tensor, keep_A: Tensor, bound: int) -> dict[str, float]:
+    """Ages in versions: of the tokens that count, the maximum of all, and how many were older than the bound."""
+    counted = age_A[keep_A].numpy()
+    return {
+        "staleness_mean": float(counted.mean()) if len(counted) else 0.0,
+        "staleness_p95": float(np.quantile(counted, 0.95)) if len(counted) else 0.0,
+        "staleness_max": int(age_A.max()),
+        "tokens_too_old": int((age_A > bound).sum()),
+        "tokens_trained": len(counted),
+    }
+
+
+class Tally:
+    """The sums of a step's objectives, and what they come to."""
+
+    def __init__(self) -> None:
+        self._sums: dict[str, float] = {}
+        self._norms = [0.0]
+        self._rate = 0.0
+
+    def add(self, sums: Sequence[Mapping[str, float]], *, grad_norm: float, lr: float) -> None:
+        """Count an update: the sums of its passes, its gradient's norm and its rate."""
+        for each in sums:
+            for name, value in each.items():
+                self._sums[name] = self._sums.get(name, 0.0) + value
+        self._norms.append(grad_norm)
+        self._rate = lr
+
+    def means(self, num_minibatches: int) -> dict[str, float]:
+        """Means over the actions that counted in a pass; the ESS as a share of them."""
+        sums = self._sums
+        kept = sums.get("num_kept", 0.0)
+        names = {name: sums.get(source, 0.0) / kept if kept else 0.0 for name, source in MEANS.items()}
+        squared = sums.get("behaviour_weight_squared", 0.0) * kept
+        return names | {
+            "loss": sums.get("loss", 0.0) / num_minibatches,
+            "value_loss": sums.get("value_loss", 0.0) / num_minibatches,
+            "behaviour_ess": sums["behaviour_weight"] ** 2 / squared if squared else 0.0,
+            "padding": sums.get("padding", 0.0),
+            "grad_norm": max(self._norms),
+            "lr": self._rate,
+        }

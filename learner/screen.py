@@ -1,0 +1,23 @@
+"""Which groups cannot be learned from, and which teach nothing."""
+
+from typing import Any
+
+from ..broker.trajectory import Group, TokenTrajectory
+
+
+def unfit(group: Group[Any], vocab_size: int) -> str | None:
+    """Why the group cannot be learned from; None if it can be.
+
+    What holds for every policy (finite numbers, an action, tokens and masks that fit) was checked when it was decoded.
+    """
+    if not isinstance(group.trajectories[0], TokenTrajectory):
+        return f"prompt {group.prompt_id} was answered with images, and this policy learns from tokens"
+    largest = max(int(trajectory.tokens.max()) for trajectory in group.trajectories)
+    if largest >= vocab_size:
+        return f"prompt {group.prompt_id} has token {largest}, the vocabulary only {vocab_size} of them"
+    return None
+
+
+def is_constant(group: Group[Any]) -> bool:
+    """Whether all rewards of the group are equal, so that it says nothing of what is better."""
+    return bool(group.rewards.min() == group.rewards.max())

@@ -1,0 +1,56 @@
+import numpy as np
+import pytest
+import torch
+
+from areal.learner.algorithm.config import CriticConfig
+from areal.learner.checkpoint import copied
+from areal.learner.config import ModelConfig
+from areal.learner.critic import Critic
+from areal.learner.packing import PackedBatch, pack
+
+from .test_trainer import answered_with, save_tiny_llama
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> ModelConfig:
+    return ModelConfig(path=str(save_tiny_llama(tmp_path_factory.mktemp("critic"))))
+
+
+def made(model: ModelConfig, **options: object) -> Critic:
+    config = CriticConfig.model_validate({"optimizer": {"lr": 0.01}, "clip": 100.0} | options)
+    return Critic(config, model, total_steps=100)
+
+
+def packed() -> PackedBatch:
+    return pack([answered_with([1, 2, 3, 4], 2), answered_with([5, 6, 7], 1)])
+
+
+def test_it_begins_by_saying_nothing(model: ModelConfig) -> None:
+    assert made(model).values(packed()).tolist() == [0.0] * 4
+
+
+def test_it_learns_its_targets_and_is_saved_whole(model: ModelConfig) -> None:
+    critic = made(model)
+    returns = torch.tensor([3.0, 5.0, -1.0, 1.0])
+    weights, old = torch.full((4,), 0.25), torch.zeros(4)
+    targets = critic.targets(returns)
+    assert targets.tolist() == pytest.approx(((returns - 2) / returns.std(correction=0)).tolist(), abs=1e-5)
+    for step in range(100):
+        critic.learn(packed(), old, targets, weights)
+        critic.update(step)
+    values = critic.values(packed()).detach()
+    np.testing.assert_allclose(critic.in_rewards(values).tolist(), returns.tolist(), atol=0.3)
+    other = made(model)
+    other.load(copied(critic.state()))
+    assert torch.equal(other.values(packed()), critic.values(packed()))
+    assert torch.equal(other.in_rewards(values), critic.in_rewards(values))
+    for each in (critic, other):
+        each.learn(packed(), old, targets, weights)
+        each.update(100)
+    assert torch.equal(other.values(packed()), critic.values(packed())), "the moments were saved too"
+
+
+def test_without_normalisation_values_are_rewards(model: ModelConfig) -> None:
+    critic = made(model, normalise=False)
+    returns = torch.tensor([3.0, 5.0])
+    assert torch.equal(critic.targets(returns), returns) and torch.equal(critic.in_rewards(returns), returns)
