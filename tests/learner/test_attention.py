@@ -93,7 +93,6 @@ def test_refuses_lengths_that_do_not_rise(cu_lengths: list[int]) -> None:
         ({"s_aux": torch.zeros(HEADS)}, "s_aux"),
         ({"is_causal": False}, "not causal"),
         ({"dropout": 0.1}, "dropout"),
-        ({"sliding_window": 4}, "sliding window of 4 .* 5 tokens"),
     ],
 )
 def test_refuses_what_it_would_compute_wrongly(options: dict[str, object], message: str) -> None:
@@ -105,6 +104,22 @@ def test_a_window_no_shorter_than_the_segments_is_plain_attention() -> None:
     inputs, segments = qkv(8), segments_of(5, 3)
     windowed = packed_attention(nn.Identity(), *inputs, None, segments=segments, sliding_window=5)[0]
     torch.testing.assert_close(windowed, packed_attention(nn.Identity(), *inputs, None, segments=segments)[0])
+
+
+@pytest.mark.parametrize("window", [1, 3, 4, 8])
+def test_a_window_shorter_than_the_segments_equals_the_formula(window: int) -> None:
+    lengths = (9, 2, 12)
+    inputs, segments = qkv(sum(lengths)), segments_of(*lengths)
+    query, key, value = (tensor[0] for tensor in inputs)
+    key, value = (tensor.repeat_interleave(len(query) // len(key), dim=0) for tensor in (key, value))
+    expected = torch.empty(sum(lengths), *query.shape[::2])
+    for first, last in zip((0, 9, 11), (9, 11, 23), strict=True):
+        for row in range(first, last):
+            since = max(first, row - window + 1)
+            scores = torch.einsum("hd,hkd->hk", query[:, row], key[:, since : row + 1]) * 0.3
+            expected[row] = torch.einsum("hk,hkd->hd", scores.softmax(dim=-1), value[:, since : row + 1])
+    found, _ = packed_attention(nn.Identity(), *inputs, None, scaling=0.3, segments=segments, sliding_window=window)
+    torch.testing.assert_close(found[0], expected)
 
 
 def test_is_registered_without_a_mask() -> None:
@@ -119,7 +134,7 @@ def test_flash_is_called_as_its_signature_says() -> None:
     """Traced with tensors that hold no numbers: shapes and arguments are checked, no GPU is needed."""
     segments = segments_of(3, 5)
     query, key, value = (tensor[0].transpose(0, 1).to("meta", torch.bfloat16) for tensor in qkv(8))
-    assert attention._flash(query, key, value, segments, 0.3).shape == (8, HEADS, HEAD_DIM)
+    assert attention._flash(query, key, value, segments, attention.Reach(0.3, 4)).shape == (8, HEADS, HEAD_DIM)
 
 
 @pytest.mark.gpu

@@ -74,3 +74,55 @@ def test_a_gradient_that_is_not_finite_is_refused(value: float) -> None:
         optimizer.step(4)
     assert all(torch.equal(left, right) for left, right in zip(parameters, before, strict=True))
     assert parameters[0].grad is None and optimizer.state() == {}
+
+
+def trained_in(dtype: torch.dtype, *, microbatches: int, steps: int, lr: float) -> Parameter:
+    """A weight near 1 pulled down by small gradients, a few in each step."""
+    parameter = Parameter(torch.tensor([1.0, 2.0], dtype=dtype))
+    optimizer = Optimizer(
+        [parameter], OptimizerConfig(lr=lr, betas=(0.0, 0.0), eps=1.0, max_grad_norm=1e9), total_steps=9
+    )
+    for step in range(steps):
+        for number in range(microbatches):
+            (parameter.float() * (1.0 if number == 0 else 1e-3)).sum().backward()
+        optimizer.step(step)
+    return parameter
+
+
+def test_16_bits_lose_neither_small_updates_nor_small_gradients() -> None:
+    """In bfloat16, 1 − 0.0005 is 1, and so is 1 + 0.001."""
+    small = trained_in(torch.bfloat16, microbatches=1, steps=40, lr=1e-3)
+    torch.testing.assert_close(small.detach().float(), torch.tensor([0.98, 1.98]), rtol=4e-3, atol=0)
+    masters = {}
+    for dtype in (torch.bfloat16, torch.float32):
+        parameter = Parameter(torch.tensor([1.0], dtype=dtype))
+        optimizer = Optimizer([parameter], OptimizerConfig(lr=1.0, max_grad_norm=1e9), total_steps=9)
+        for number in range(101):
+            (parameter.float() * (1.0 if number == 0 else 1e-3)).sum().backward()
+        masters[dtype] = optimizer.step(0)[0]
+    assert masters[torch.bfloat16] == pytest.approx(masters[torch.float32], rel=1e-2)
+    assert masters[torch.float32] == pytest.approx(1.1, rel=1e-4)
+
+
+def test_a_16_bit_state_taken_over_continues_bit_for_bit() -> None:
+    def made_in_16_bits() -> tuple[Parameter, Optimizer]:
+        parameter = Parameter(torch.tensor([1.0, -2.0], dtype=torch.bfloat16))
+        return parameter, Optimizer([parameter], OptimizerConfig(lr=1e-3), total_steps=10)
+
+    def advance(parameter: Parameter, optimizer: Optimizer, steps: range) -> None:
+        for step in steps:
+            (parameter.float().square() * (step + 1)).sum().backward()
+            optimizer.step(step)
+
+    whole, optimizer = made_in_16_bits()
+    advance(whole, optimizer, range(20))
+    first, optimizer = made_in_16_bits()
+    advance(first, optimizer, range(7))
+    state = {name: tensor.clone() for name, tensor in optimizer.state().items()}
+    assert "0.master" in state and state["0.master"].dtype == torch.float32
+    second, resumed = made_in_16_bits()
+    with torch.no_grad():
+        second.copy_(first)
+    resumed.load_state(state)
+    advance(second, resumed, range(7, 20))
+    assert torch.equal(second, whole)

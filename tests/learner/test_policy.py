@@ -12,6 +12,10 @@ from transformers import (
     AutoModelForCausalLM,
     CohereConfig,
     CohereForCausalLM,
+    Gemma3ForCausalLM,
+    Gemma3TextConfig,
+    GemmaConfig,
+    GemmaForCausalLM,
     LlamaConfig,
     LlamaForCausalLM,
     MambaConfig,
@@ -52,7 +56,14 @@ def model(kind: str = "llama", **options: Any) -> PreTrainedModel:
         "llama": lambda: LlamaForCausalLM(LlamaConfig(**SIZES | options)),
         "qwen2": lambda: Qwen2ForCausalLM(Qwen2Config(**SIZES | options)),
         "qwen3": lambda: Qwen3ForCausalLM(Qwen3Config(**SIZES | {"head_dim": 16} | options)),
-        "mistral": lambda: MistralForCausalLM(MistralConfig(**SIZES | {"head_dim": 8} | options)),
+        "mistral": lambda: MistralForCausalLM(MistralConfig(**SIZES | {"head_dim": 8, "sliding_window": 7} | options)),
+        "gemma": lambda: GemmaForCausalLM(GemmaConfig(**SIZES | {"head_dim": 8} | options)),
+        "gemma3": lambda: Gemma3ForCausalLM(
+            Gemma3TextConfig(
+                **SIZES | {"head_dim": 8, "sliding_window": 6, "query_pre_attn_scalar": 8} | options,
+                layer_types=["sliding_attention", "full_attention"],
+            )
+        ),
         "cohere": lambda: CohereForCausalLM(CohereConfig(**SIZES | {"logit_scale": 0.0625} | options)),
         "mamba": lambda: MambaForCausalLM(MambaConfig(vocab_size=VOCAB, hidden_size=32, num_hidden_layers=2)),
     }[kind]()
@@ -96,7 +107,7 @@ def one_by_one(reference: PreTrainedModel, temperature: float) -> tuple[Tensor, 
 
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
 @pytest.mark.parametrize("tied", [True, False], ids=["tied", "untied"])
-@pytest.mark.parametrize("kind", ["llama", "qwen2", "qwen3"])
+@pytest.mark.parametrize("kind", ["llama", "qwen2", "qwen3", "gemma", "gemma3", "mistral"])
 def test_packed_equals_one_by_one_and_so_do_the_gradients(
     tmp_path: Path, kind: str, tied: bool, attention: str
 ) -> None:
@@ -249,12 +260,28 @@ def test_refuses_models_that_cannot_be_packed(tmp_path: Path, kind: str, message
         load(tmp_path)
 
 
-def test_refuses_a_segment_longer_than_the_sliding_window(tmp_path: Path) -> None:
-    model("mistral", sliding_window=20).save_pretrained(tmp_path)
-    policy = load(tmp_path)
-    assert policy.logprobs(pack(trajectories((20, 7))), 1.0)[0].isfinite().all()
-    with pytest.raises(ModelError, match=r"sliding window of 20 .* 21 tokens"):
-        policy.logprobs(pack(trajectories((21, 7))), 1.0)
+@pytest.mark.parametrize("lora", [None, LoraConfig(rank=4)], ids=["full", "lora"])
+def test_gradient_checkpointing_changes_nothing_but_the_memory(folder: Path, lora: LoraConfig | None) -> None:
+    found = []
+    for checkpointing in (False, True):
+        torch.manual_seed(0)
+        policy = load(folder, gradient_checkpointing=checkpointing, lora=lora)
+        batch, saved = pack(trajectories()), [0]
+
+        def count(tensor: Tensor, saved: list[int] = saved) -> Tensor:
+            saved[0] += tensor.numel()
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
+            logprobs, _ = policy.logprobs(batch, 1.0)
+        logprobs.sum().backward()
+        gradients = [p.grad for p in policy.parameters() if p.grad is not None]
+        found.append((saved[0], logprobs.detach(), gradients))
+    (kept, logprobs, gradients), (kept_less, same_logprobs, same_gradients) = found
+    assert kept_less < 0.5 * kept
+    torch.testing.assert_close(same_logprobs, logprobs)
+    assert len(gradients) == len(same_gradients) > 0
+    torch.testing.assert_close(same_gradients, gradients)
 
 
 def test_refuses_a_folder_without_a_whole_model(folder: Path, tmp_path: Path) -> None:
