@@ -10,7 +10,7 @@ filters.constant: replace, Dr.GRPO dr_grpo + ppo + fixed, GSPO grpo + gspo + seq
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, field_validator, model_validator
 
 from ..config import OptimizerConfig
 
@@ -197,7 +197,13 @@ class BehaviourConfig(Part):
         "token", description="of each token, or of its trajectory: the product, the geometric or the arithmetic mean"
     )
     low: float = Field(0.5, ge=0, description="of a mask")
-    high: float = Field(5.0, gt=0)
+    high: float = Field(5.0, gt=0, allow_inf_nan=False)
+
+    @field_validator("action", mode="before")
+    @classmethod
+    def _off_is_a_word(cls, given: Any) -> Any:
+        """YAML reads a bare off as false."""
+        return "off" if given is False else given
 
     @model_validator(mode="after")
     def _low_is_low(self) -> "BehaviourConfig":
