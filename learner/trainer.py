@@ -247,9 +247,10 @@ class Trainer:
             with work.watch.of("forward_backward_s"):
                 sums = [self._pass(micro, work) for micro in minibatch.microbatches]
             with work.watch.of("optimizer_s"):
+                norm = self._optimizer.shorten(work.step)
                 if self._critic is not None:
                     self._critic.update(work.step)
-                norm, rate = self._optimizer.step(work.step)
+                rate = self._optimizer.move(work.step)
         except TrainingError:
             self._optimizer.discard()
             if self._critic is not None:

@@ -1,3 +1,4 @@
+import math
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -374,6 +375,19 @@ def test_a_minibatch_that_is_not_finite_is_refused_and_the_others_are_learned_fr
     half.step([groups[0], groups[2]], step=3, version=0)
     for name, weight in policy.weights().items():
         torch.testing.assert_close(weight, only_half.weights()[name], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("fails", ["policy", "critic"])
+def test_policy_and_critic_are_updated_both_or_neither(folder: Path, fails: str) -> None:
+    policy, trainer = made(folder, algorithm={"advantage": {"name": "gae"}})
+    critic = trainer._critic
+    assert critic is not None
+    broken = policy.parameters() if fails == "policy" else critic._module["head"].parameters()
+    next(iter(broken)).register_hook(lambda gradient: gradient * math.inf)
+    before = copied(policy.weights()), copied(critic._module.state_dict())
+    with pytest.raises(TrainingError, match="the gradient's norm is (nan|inf)"):
+        trainer.step(batch(policy), step=0, version=0)
+    assert same(before[0], policy.weights()) and same(before[1], critic._module.state_dict())
 
 
 def test_a_critic_learns_what_answers_are_worth(folder: Path) -> None:
