@@ -185,7 +185,7 @@ class Trainer:
                 values_A[micro.index_M] = self._critic.values(micro.packed).cpu()
         in_rewards_A = self._critic.in_rewards(values_A)
         advantages_A, returns_A = self._estimator.with_critic(batch, keep_A, reference_A, in_rewards_A)
-        work.old_values_A, work.targets_A = values_A, self._critic.targets(returns_A)
+        work.old_values_A, work.targets_A = values_A, self._critic.targets(returns_A, keep_A)
         return advantages_A
 
     def _every(self, batch: Batch) -> list[MicroBatch]:
