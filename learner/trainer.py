@@ -220,15 +220,19 @@ class Trainer:
 
     def _find_proximal(self, work: Work, passes: Sequence[MicroBatch]) -> None:
         """Note log π_prox, where that takes passes of its own, and leave out what lies too far from it."""
-        if self._recipe.proximal != "recompute":
+        if self._recipe.proximal != "recompute" or not passes:
             return
         actions, surrogate = work.actions, self._recipe.algorithm.objective
         with work.watch.of("prox_s"):
             prox_A = self._scored(self._policy, passes, actions.behaviour_logprobs_A)
         keep_A = actions.keep_A
         if isinstance(surrogate, M2po):
+            learned_A = torch.zeros_like(keep_A)
+            learned_A[torch.cat([micro.index_M for micro in passes])] = True
             log_w_A = log_ratio(prox_A, actions.behaviour_logprobs_A, keep_A)
-            keep_A = second_moment_mask(log_w_A, keep_A, surrogate.threshold)
+            keep_A = torch.where(
+                learned_A, second_moment_mask(log_w_A, keep_A & learned_A, surrogate.threshold), keep_A
+            )
         work.actions = replace(actions, prox_logprobs_A=prox_A, keep_A=keep_A)
 
     def _scored(self, scorer: Scorer, passes: Iterable[MicroBatch], otherwise_A: Tensor) -> Tensor:

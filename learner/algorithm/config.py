@@ -277,3 +277,9 @@ class AlgorithmConfig(Part):
                 f"{self.objective.name} corrects for the policy that sampled by itself; set behaviour.action to off"
             )
         return self
+
+    @model_validator(mode="after")
+    def _knows_what_is_far(self) -> "AlgorithmConfig":
+        if isinstance(self.objective, M2po) and self.proximal in ("interpolate", "current"):
+            raise ValueError(f"m2po takes a pass of its own for π_prox; set proximal to recompute, not {self.proximal}")
+        return self

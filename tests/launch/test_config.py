@@ -100,6 +100,10 @@ def test_roles_elsewhere_need_a_redis_that_they_reach(path: Path) -> None:
             r"algorithm\.objective\.clip_low: Input should be less than or equal to 1",
         ),
         (["algorithm.objective.name=topr"], r"algorithm: .*topr corrects .* by itself; set behaviour\.action to off"),
+        (
+            ["algorithm.objective.name=m2po", "algorithm.proximal=interpolate"],
+            r"algorithm: .*m2po takes a pass of its own for π_prox; set proximal to recompute, not interpolate",
+        ),
         (["algorithm.behaviour.high=.inf"], r"algorithm\.behaviour\.high: Input should be a finite number"),
         (["learner.steps=many"], r"learner\.steps: .*integer.*\(got 'many'\)"),
         (["learner.steps=0"], r"learner\.steps: .*greater than or equal to 1 \(got 0\)"),
