@@ -173,7 +173,8 @@ class Learner:
             self._refuse(deliveries, str(error))
             return True
         self._refused = 0
-        self._refuse([deliveries[place] for place in taken.refused], *taken.refused.values())
+        for cause in dict.fromkeys(taken.refused.values()):
+            self._refuse([deliveries[place] for place, why in taken.refused.items() if why == cause], cause)
         deliveries = [each for place, each in enumerate(deliveries) if place not in taken.refused]
         self._source.settle(deliveries)
         self._step += 1
@@ -209,18 +210,14 @@ class Learner:
                 self._top_up()
         return gathered
 
-    def _refuse(self, deliveries: list[Delivery], *causes: str) -> None:
+    def _refuse(self, deliveries: list[Delivery], cause: str) -> None:
         """Dead-letter groups that cannot be learned from; raises TrainingError when batch after batch is like that."""
-        if not deliveries:
-            return
         if self._refused >= MAX_REFUSED:
-            raise TrainingError(f"{causes[0]}; {self._refused} batches in a row were like that")
-        self._source.reject(deliveries, causes[0])
+            raise TrainingError(f"{cause}; {self._refused} batches in a row were like that")
+        self._source.reject(deliveries, cause)
         self._feeder.look_again()  # a group that Redis had forgotten leaves no dead letter
         prompts = ", ".join(str(each.group.prompt_id) for each in deliveries[:8])
-        self._event(
-            f"learner: {len(deliveries)} groups are dead-lettered (prompts {prompts}): {causes[0]}", level="error"
-        )
+        self._event(f"learner: {len(deliveries)} groups are dead-lettered (prompts {prompts}): {cause}", level="error")
 
     def _unfit(self, group: Group[Any]) -> str | None:
         """Why a group that has come cannot be learned from; the first few such are told of, all are dead letters."""

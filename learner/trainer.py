@@ -125,7 +125,8 @@ class Trainer:
         if len(refused) == len(groups):
             raise TrainingError(next(iter(refused.values())))
         ages = measure_ages(work.actions.age_A, work.actions.keep_A, self._recipe.staleness.max)
-        measured = measure_batch(batch) | ages | work.tally.means(len(minibatches)) | work.watch.seconds
+        num_learned = sum(minibatch.groups[0] not in refused for minibatch in minibatches)
+        measured = measure_batch(batch) | ages | work.tally.means(num_learned) | work.watch.seconds
         return Taken(measured, refused)
 
     @property

@@ -33,6 +33,7 @@ from areal.learner.config import (
     StalenessConfig,
 )
 from areal.learner.learner import Learner, LearnerSettings
+from areal.learner.trainer import Taken
 
 from .test_trainer import VOCAB, save_tiny_llama
 
@@ -348,6 +349,21 @@ def test_three_batches_in_a_row_without_a_finite_loss_end_the_learner(client: Cl
     assert len(letters) == 4 and all("the loss is nan" in letter.cause for letter in letters)
     told = [record["text"] for record in records(client, run, "event") if record["level"] == "error"]
     assert len(told) == 2 and "2 groups are dead-lettered (prompts 2, 3): the loss is nan" in told[0]
+
+
+def test_each_refused_group_is_dead_lettered_with_its_own_cause(
+    client: Client, run: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    learner = Learner(settings_of(run, tmp_path, steps=1, groups_per_step=3), client)
+    take = learner._trainer.step
+    refused = {0: "the loss is nan", 2: "the gradient's norm is inf"}
+    monkeypatch.setattr(
+        learner._trainer, "step", lambda *given, **named: Taken(take(*given, **named).measured, refused)
+    )
+    with rollout(client, run, tmp_path):
+        learner.run()
+    letters = {letter.position: letter.cause for letter in DeadLetters(client, run, "train").list()}
+    assert letters == refused
 
 
 def without_variance(group: Group) -> Group:

@@ -372,7 +372,8 @@ def test_a_minibatch_that_is_not_finite_is_refused_and_the_others_are_learned_fr
     assert not same(policy.weights(), before)
     assert all(weight.isfinite().all() for weight in policy.weights().values())
     only_half, half = made(folder)
-    half.step([groups[0], groups[2]], step=3, version=0)
+    alone = half.step([groups[0], groups[2]], step=3, version=0)
+    assert taken.measured["loss"] == pytest.approx(alone.measured["loss"], rel=1e-4) != 0
     for name, weight in policy.weights().items():
         torch.testing.assert_close(weight, only_half.weights()[name], rtol=1e-4, atol=1e-5)
 
