@@ -49,6 +49,11 @@ MAX_REFUSED = 3
 
 MAX_TOLD = 5
 
+MANY_CONSTANT = (
+    "group after group has equal rewards, and teaches nothing; this step takes what comes (filters.max_replaced). "
+    "Are the problems too hard or too easy, or is the reward always the same?"
+)
+
 
 @dataclass(frozen=True)
 class LearnerSettings:
@@ -193,22 +198,31 @@ class Learner:
     def _gather(self) -> list[Delivery]:
         """The groups of a step; none if told to drain while waiting for them.
 
-        Where groups that teach nothing are replaced, they count as learned from, and others are waited for.
+        Where groups that teach nothing are replaced, they count as learned from, and others are waited for; but no more
+        than so many: a policy that always earns the same would be waited for in vain, and nothing be acknowledged.
         """
-        settings, replaces = self._settings.learner, self._settings.algorithm.filters.constant == "replace"
+        settings, filters = self._settings.learner, self._settings.algorithm.filters
+        room = filters.max_replaced * settings.groups_per_step if filters.constant == "replace" else 0
         gathered: list[Delivery] = []
         while len(gathered) < settings.groups_per_step:
             missing = settings.groups_per_step - len(gathered)
             taken = self._source.take(missing, timeout_s=settings.take_timeout_s, idle=self._idle)
             if not taken:
                 return []
-            gathered += [each for each in taken if not (replaces and is_constant(each.group))]
-            constant = [each for each in taken if replaces and is_constant(each.group)]
+            constant = [place for place, each in enumerate(taken) if is_constant(each.group)][:room]
+            gathered += [each for place, each in enumerate(taken) if place not in constant]
             if constant:
-                self._source.settle(constant)
-                self._filtered += len(constant)
-                self._top_up()
+                self._replace([taken[place] for place in constant])
+                room -= len(constant)
+                if not room:
+                    self._event(f"learner: {MANY_CONSTANT}", level="warning")
         return gathered
+
+    def _replace(self, constant: list[Delivery]) -> None:
+        """Count groups that teach nothing as looked at, and issue others."""
+        self._source.settle(constant)
+        self._filtered += len(constant)
+        self._top_up()
 
     def _refuse(self, deliveries: list[Delivery], cause: str) -> None:
         """Dead-letter groups that cannot be learned from; raises TrainingError when batch after batch is like that."""

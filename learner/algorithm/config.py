@@ -246,6 +246,9 @@ class FiltersConfig(Part):
         description="groups whose rewards are all equal: count them in the loss, with advantage 0; or take others "
         "in their place (dynamic sampling, DAPO)",
     )
+    max_replaced: int = Field(
+        8, ge=1, description="batches' worth of groups that replace turns away in a step before it takes what comes"
+    )
     truncated: Literal["keep", "mask"] = Field("keep", description="answers cut off at max_tokens")
 
 

@@ -387,6 +387,25 @@ def test_groups_that_teach_nothing_are_replaced(client: Client, run: str, tmp_pa
     assert final["groups_filtered"] >= 5
 
 
+def test_a_run_whose_groups_all_teach_nothing_goes_on_and_says_so(client: Client, run: str, tmp_path: Path) -> None:
+    replace = AlgorithmConfig.model_validate({"filters": {"constant": "replace", "max_replaced": 2}})
+    settings = dataclasses.replace(settings_of(run, tmp_path, steps=2), algorithm=replace, evaluation=NO_EVALUATION)
+    learner = Learner(settings, client)
+    with rollout(client, run, tmp_path, spoils=lambda number: True, spoilt=without_variance):
+        thread = threading.Thread(target=learner.run, daemon=True)
+        thread.start()
+        thread.join(timeout=20)
+        if thread.is_alive():
+            Bulletin(client, run).keep_order(DRAIN)
+            pytest.fail("no step was taken")
+    steps = records(client, run, "step")
+    assert [(record["groups_replaced"], record["groups_without_variance"]) for record in steps] == [(4, 2), (4, 2)]
+    (final,) = records(client, run, "final")
+    assert (final["groups_trained"], final["groups_filtered"], final["groups_lost"]) == (4, 8, 0)
+    told = [record["text"] for record in records(client, run, "event") if record["level"] == "warning"]
+    assert len(told) == 2 and "teaches nothing" in told[0]
+
+
 def test_a_critic_is_resumed_with_its_policy(client: Client, run: str, tmp_path: Path) -> None:
     gae = AlgorithmConfig.model_validate({"advantage": {"name": "gae", "critic": {"optimizer": {"lr": 1e-3}}}})
     settings = dataclasses.replace(settings_of(run, tmp_path), algorithm=gae, evaluation=NO_EVALUATION)

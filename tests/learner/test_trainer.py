@@ -398,7 +398,7 @@ def test_policy_and_critic_are_updated_both_or_neither(folder: Path, fails: str)
     broken = policy.parameters() if fails == "policy" else critic._module["head"].parameters()
     next(iter(broken)).register_hook(lambda gradient: gradient * math.inf)
     before = copied(policy.weights()), copied(critic._module.state_dict())
-    with pytest.raises(TrainingError, match="the gradient's norm is (nan|inf)"):
+    with pytest.raises(TrainingError, match=r"the gradient's norm is (nan|inf)"):
         trainer.step(batch(policy), step=0, version=0)
     assert same(before[0], policy.weights()) and same(before[1], critic._module.state_dict())
 
