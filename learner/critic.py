@@ -42,11 +42,11 @@ class Critic:
         """float32[A], values in units of the reward."""
         return self._normaliser.denormalise(values_A) if self._config.normalise else values_A
 
-    def targets(self, returns_A: Tensor) -> Tensor:
-        """float32[A], what is to be learned of these returns, whose scale is taken into account from now on."""
+    def targets(self, returns_A: Tensor, keep_A: Tensor) -> Tensor:
+        """float32[A], what is to be learned of these returns; the scale of those that `keep_A` keeps counts from now on."""
         if not self._config.normalise:
             return returns_A
-        self._normaliser.update(returns_A)
+        self._normaliser.update(returns_A[keep_A])
         return self._normaliser.normalise(returns_A)
 
     def learn(self, batch: PackedBatch, old_values_A: Tensor, targets_A: Tensor, weight_A: Tensor) -> dict[str, float]:

@@ -49,6 +49,11 @@ MAX_REFUSED = 3
 
 MAX_TOLD = 5
 
+MANY_CONSTANT = (
+    "group after group has equal rewards, and teaches nothing; this step takes what comes (filters.max_replaced). "
+    "Are the problems too hard or too easy, or is the reward always the same?"
+)
+
 
 @dataclass(frozen=True)
 class LearnerSettings:
@@ -173,7 +178,8 @@ class Learner:
             self._refuse(deliveries, str(error))
             return True
         self._refused = 0
-        self._refuse([deliveries[place] for place in taken.refused], *taken.refused.values())
+        for cause in dict.fromkeys(taken.refused.values()):
+            self._refuse([deliveries[place] for place, why in taken.refused.items() if why == cause], cause)
         deliveries = [each for place, each in enumerate(deliveries) if place not in taken.refused]
         self._source.settle(deliveries)
         self._step += 1
@@ -192,35 +198,40 @@ class Learner:
     def _gather(self) -> list[Delivery]:
         """The groups of a step; none if told to drain while waiting for them.
 
-        Where groups that teach nothing are replaced, they count as learned from, and others are waited for.
+        Where groups that teach nothing are replaced, they count as learned from, and others are waited for; but no more
+        than so many: a policy that always earns the same would be waited for in vain, and nothing be acknowledged.
         """
-        settings, replaces = self._settings.learner, self._settings.algorithm.filters.constant == "replace"
+        settings, filters = self._settings.learner, self._settings.algorithm.filters
+        room = filters.max_replaced * settings.groups_per_step if filters.constant == "replace" else 0
         gathered: list[Delivery] = []
         while len(gathered) < settings.groups_per_step:
             missing = settings.groups_per_step - len(gathered)
             taken = self._source.take(missing, timeout_s=settings.take_timeout_s, idle=self._idle)
             if not taken:
                 return []
-            gathered += [each for each in taken if not (replaces and is_constant(each.group))]
-            constant = [each for each in taken if replaces and is_constant(each.group)]
+            constant = [place for place, each in enumerate(taken) if is_constant(each.group)][:room]
+            gathered += [each for place, each in enumerate(taken) if place not in constant]
             if constant:
-                self._source.settle(constant)
-                self._filtered += len(constant)
-                self._top_up()
+                self._replace([taken[place] for place in constant])
+                room -= len(constant)
+                if not room:
+                    self._event(f"learner: {MANY_CONSTANT}", level="warning")
         return gathered
 
-    def _refuse(self, deliveries: list[Delivery], *causes: str) -> None:
+    def _replace(self, constant: list[Delivery]) -> None:
+        """Count groups that teach nothing as looked at, and issue others."""
+        self._source.settle(constant)
+        self._filtered += len(constant)
+        self._top_up()
+
+    def _refuse(self, deliveries: list[Delivery], cause: str) -> None:
         """Dead-letter groups that cannot be learned from; raises TrainingError when batch after batch is like that."""
-        if not deliveries:
-            return
         if self._refused >= MAX_REFUSED:
-            raise TrainingError(f"{causes[0]}; {self._refused} batches in a row were like that")
-        self._source.reject(deliveries, causes[0])
+            raise TrainingError(f"{cause}; {self._refused} batches in a row were like that")
+        self._source.reject(deliveries, cause)
         self._feeder.look_again()  # a group that Redis had forgotten leaves no dead letter
         prompts = ", ".join(str(each.group.prompt_id) for each in deliveries[:8])
-        self._event(
-            f"learner: {len(deliveries)} groups are dead-lettered (prompts {prompts}): {causes[0]}", level="error"
-        )
+        self._event(f"learner: {len(deliveries)} groups are dead-lettered (prompts {prompts}): {cause}", level="error")
 
     def _unfit(self, group: Group[Any]) -> str | None:
         """Why a group that has come cannot be learned from; the first few such are told of, all are dead letters."""

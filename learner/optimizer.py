@@ -39,17 +39,25 @@ class Optimizer:
 
         Raises TrainingError, the weights untouched, if the gradient is not finite.
         """
+        return self.shorten(step), self.move(step)
+
+    def shorten(self, step: int) -> float:
+        """The norm of the gradients gathered, which are then shortened. Raises TrainingError if it is not finite."""
         norm = float(torch.nn.utils.clip_grad_norm_(self._masters, self._config.max_grad_norm))
         if not math.isfinite(norm):
             self.discard()
             raise TrainingError(f"the gradient's norm is {norm} at step {step}; this update is not made")
+        return norm
+
+    def move(self, step: int) -> float:
+        """Update by the gradients, which `shorten` has found fit, and clear them; returns the rate."""
         rate = learning_rate(self._config, step, self._total_steps)
         for group in self._adamw.param_groups:
             group["lr"] = rate
         self._adamw.step()
         self._round()
         self.discard()
-        return norm, rate
+        return rate
 
     def discard(self) -> None:
         """Forget the gradients gathered."""

@@ -157,7 +157,7 @@ class GroupSource:
 
     def _admit(self, deliveries: list[Delivery]) -> None:
         """File new groups as waiting. A duplicate is only remembered, to be acknowledged with the one it repeats."""
-        fit = [delivery for delivery in deliveries if not self._refused(delivery)]
+        fit = [delivery for delivery in deliveries if self._known(delivery) or not self._refused(delivery)]
         with self._changed:
             for delivery in fit:
                 position, receipt = delivery.group.prompt_id, delivery.receipt
@@ -170,6 +170,11 @@ class GroupSource:
                     self._held[position] = [receipt]
                     heapq.heappush(self._ready, (position, receipt.entry, delivery))
             self._changed.notify_all()
+
+    def _known(self, delivery: Delivery) -> bool:
+        """Whether it repeats a group that waits, or that was learned from: it will only be acknowledged."""
+        with self._changed:
+            return delivery.group.prompt_id in self.ledger or delivery.group.prompt_id in self._held
 
     def _refused(self, delivery: Delivery) -> bool:
         cause = self._unfit(delivery.group)

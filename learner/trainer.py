@@ -125,7 +125,8 @@ class Trainer:
         if len(refused) == len(groups):
             raise TrainingError(next(iter(refused.values())))
         ages = measure_ages(work.actions.age_A, work.actions.keep_A, self._recipe.staleness.max)
-        measured = measure_batch(batch) | ages | work.tally.means(len(minibatches)) | work.watch.seconds
+        num_learned = sum(minibatch.groups[0] not in refused for minibatch in minibatches)
+        measured = measure_batch(batch) | ages | work.tally.means(num_learned) | work.watch.seconds
         return Taken(measured, refused)
 
     @property
@@ -185,7 +186,7 @@ class Trainer:
                 values_A[micro.index_M] = self._critic.values(micro.packed).cpu()
         in_rewards_A = self._critic.in_rewards(values_A)
         advantages_A, returns_A = self._estimator.with_critic(batch, keep_A, reference_A, in_rewards_A)
-        work.old_values_A, work.targets_A = values_A, self._critic.targets(returns_A)
+        work.old_values_A, work.targets_A = values_A, self._critic.targets(returns_A, keep_A)
         return advantages_A
 
     def _every(self, batch: Batch) -> list[MicroBatch]:
@@ -220,15 +221,19 @@ class Trainer:
 
     def _find_proximal(self, work: Work, passes: Sequence[MicroBatch]) -> None:
         """Note log π_prox, where that takes passes of its own, and leave out what lies too far from it."""
-        if self._recipe.proximal != "recompute":
+        if self._recipe.proximal != "recompute" or not passes:
             return
         actions, surrogate = work.actions, self._recipe.algorithm.objective
         with work.watch.of("prox_s"):
             prox_A = self._scored(self._policy, passes, actions.behaviour_logprobs_A)
         keep_A = actions.keep_A
         if isinstance(surrogate, M2po):
+            learned_A = torch.zeros_like(keep_A)
+            learned_A[torch.cat([micro.index_M for micro in passes])] = True
             log_w_A = log_ratio(prox_A, actions.behaviour_logprobs_A, keep_A)
-            keep_A = second_moment_mask(log_w_A, keep_A, surrogate.threshold)
+            keep_A = torch.where(
+                learned_A, second_moment_mask(log_w_A, keep_A & learned_A, surrogate.threshold), keep_A
+            )
         work.actions = replace(actions, prox_logprobs_A=prox_A, keep_A=keep_A)
 
     def _scored(self, scorer: Scorer, passes: Iterable[MicroBatch], otherwise_A: Tensor) -> Tensor:
@@ -247,9 +252,10 @@ class Trainer:
             with work.watch.of("forward_backward_s"):
                 sums = [self._pass(micro, work) for micro in minibatch.microbatches]
             with work.watch.of("optimizer_s"):
+                norm = self._optimizer.shorten(work.step)
                 if self._critic is not None:
                     self._critic.update(work.step)
-                norm, rate = self._optimizer.step(work.step)
+                rate = self._optimizer.move(work.step)
         except TrainingError:
             self._optimizer.discard()
             if self._critic is not None:

@@ -62,9 +62,9 @@ def weigh(
     num_segments:  S.
     keep_A:        bool[A], the actions that count.
     level, action: as in the table.
-    low, high:     the bounds, 0 ≤ low ≤ high < ∞; truncation has no lower one.
+    low, high:     the bounds, 0 ≤ low ≤ high < ∞; only masking has a lower one.
     """
-    if not 0.0 <= low <= high < math.inf:
+    if not 0.0 <= (low if action == "mask" else 0.0) <= high < math.inf:
         raise ValueError(f"the bounds of the behaviour weight are {low} and {high}, not 0 <= low <= high < inf")
     log_w_A = torch.where(keep_A, log_w_A, 0.0)
     kept_A = keep_A.to(log_w_A.dtype)

@@ -10,7 +10,7 @@ filters.constant: replace, Dr.GRPO dr_grpo + ppo + fixed, GSPO grpo + gspo + seq
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, field_validator, model_validator
 
 from ..config import OptimizerConfig
 
@@ -197,7 +197,13 @@ class BehaviourConfig(Part):
         "token", description="of each token, or of its trajectory: the product, the geometric or the arithmetic mean"
     )
     low: float = Field(0.5, ge=0, description="of a mask")
-    high: float = Field(5.0, gt=0)
+    high: float = Field(5.0, gt=0, allow_inf_nan=False)
+
+    @field_validator("action", mode="before")
+    @classmethod
+    def _off_is_a_word(cls, given: Any) -> Any:
+        """YAML reads a bare off as false."""
+        return "off" if given is False else given
 
     @model_validator(mode="after")
     def _low_is_low(self) -> "BehaviourConfig":
@@ -240,6 +246,9 @@ class FiltersConfig(Part):
         description="groups whose rewards are all equal: count them in the loss, with advantage 0; or take others "
         "in their place (dynamic sampling, DAPO)",
     )
+    max_replaced: int = Field(
+        8, ge=1, description="batches' worth of groups that replace turns away in a step before it takes what comes"
+    )
     truncated: Literal["keep", "mask"] = Field("keep", description="answers cut off at max_tokens")
 
 
@@ -270,4 +279,10 @@ class AlgorithmConfig(Part):
             raise ValueError(
                 f"{self.objective.name} corrects for the policy that sampled by itself; set behaviour.action to off"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _knows_what_is_far(self) -> "AlgorithmConfig":
+        if isinstance(self.objective, M2po) and self.proximal in ("interpolate", "current"):
+            raise ValueError(f"m2po takes a pass of its own for π_prox; set proximal to recompute, not {self.proximal}")
         return self

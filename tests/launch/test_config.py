@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from areal.broker.errors import ConfigError
-from areal.launch.config import load_run_config, load_warmstart_config, to_yaml
+from areal.launch.config import RunConfig, load_run_config, load_warmstart_config, to_yaml
 
 MINIMAL = """
 model: {path: models/sort}
@@ -32,10 +32,25 @@ def test_overrides_win_and_interpolation_resolves(path: Path) -> None:
     assert config.rollout.sampling.stop == ["a", "b"]
 
 
-def test_the_resolved_configuration_loads_again(path: Path) -> None:
-    config = load_run_config(path, ["seed=3"])
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["seed=3"],
+        ["algorithm.objective.name=topr", "algorithm.behaviour.action=off"],
+        ["algorithm.advantage.name=gae", "algorithm.advantage.critic.clip=0.5"],
+        ["algorithm.objective.dual_clip=3", "staleness.kl_budget=0.1"],
+    ],
+)
+def test_the_resolved_configuration_loads_again(path: Path, overrides: list[str]) -> None:
+    config = load_run_config(path, overrides)
     path.write_text(to_yaml(config))
     assert load_run_config(path) == config
+    assert RunConfig.model_validate(config.model_dump(mode="json")) == config
+
+
+def test_off_needs_no_quotes(path: Path) -> None:
+    path.write_text(MINIMAL + "algorithm: {objective: {name: truncated_is}, behaviour: {action: off}}\n")
+    assert load_run_config(path).algorithm.behaviour.action == "off"
 
 
 @pytest.mark.parametrize(
@@ -85,6 +100,11 @@ def test_roles_elsewhere_need_a_redis_that_they_reach(path: Path) -> None:
             r"algorithm\.objective\.clip_low: Input should be less than or equal to 1",
         ),
         (["algorithm.objective.name=topr"], r"algorithm: .*topr corrects .* by itself; set behaviour\.action to off"),
+        (
+            ["algorithm.objective.name=m2po", "algorithm.proximal=interpolate"],
+            r"algorithm: .*m2po takes a pass of its own for π_prox; set proximal to recompute, not interpolate",
+        ),
+        (["algorithm.behaviour.high=.inf"], r"algorithm\.behaviour\.high: Input should be a finite number"),
         (["learner.steps=many"], r"learner\.steps: .*integer.*\(got 'many'\)"),
         (["learner.steps=0"], r"learner\.steps: .*greater than or equal to 1 \(got 0\)"),
         (["run=a/b"], r"run: .*\(got 'a/b'\)"),

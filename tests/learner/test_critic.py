@@ -33,7 +33,7 @@ def test_it_learns_its_targets_and_is_saved_whole(model: ModelConfig) -> None:
     critic = made(model)
     returns = torch.tensor([3.0, 5.0, -1.0, 1.0])
     weights, old = torch.full((4,), 0.25), torch.zeros(4)
-    targets = critic.targets(returns)
+    targets = critic.targets(returns, torch.ones(4, dtype=torch.bool))
     assert targets.tolist() == pytest.approx(((returns - 2) / returns.std(correction=0)).tolist(), abs=1e-5)
     for step in range(100):
         critic.learn(packed(), old, targets, weights)
@@ -52,5 +52,12 @@ def test_it_learns_its_targets_and_is_saved_whole(model: ModelConfig) -> None:
 
 def test_without_normalisation_values_are_rewards(model: ModelConfig) -> None:
     critic = made(model, normalise=False)
-    returns = torch.tensor([3.0, 5.0])
-    assert torch.equal(critic.targets(returns), returns) and torch.equal(critic.in_rewards(returns), returns)
+    returns, every = torch.tensor([3.0, 5.0]), torch.ones(2, dtype=torch.bool)
+    assert torch.equal(critic.targets(returns, every), returns) and torch.equal(critic.in_rewards(returns), returns)
+
+
+def test_returns_of_actions_that_do_not_count_have_no_part_in_the_scale(model: ModelConfig) -> None:
+    critic = made(model)
+    keep = torch.tensor([True, True, False])
+    targets = critic.targets(torch.tensor([3.0, 5.0, 1e6]), keep)
+    assert targets[keep].tolist() == pytest.approx([-1.0, 1.0])

@@ -33,6 +33,7 @@ from areal.learner.config import (
     StalenessConfig,
 )
 from areal.learner.learner import Learner, LearnerSettings
+from areal.learner.trainer import Taken
 
 from .test_trainer import VOCAB, save_tiny_llama
 
@@ -350,6 +351,21 @@ def test_three_batches_in_a_row_without_a_finite_loss_end_the_learner(client: Cl
     assert len(told) == 2 and "2 groups are dead-lettered (prompts 2, 3): the loss is nan" in told[0]
 
 
+def test_each_refused_group_is_dead_lettered_with_its_own_cause(
+    client: Client, run: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    learner = Learner(settings_of(run, tmp_path, steps=1, groups_per_step=3), client)
+    take = learner._trainer.step
+    refused = {0: "the loss is nan", 2: "the gradient's norm is inf"}
+    monkeypatch.setattr(
+        learner._trainer, "step", lambda *given, **named: Taken(take(*given, **named).measured, refused)
+    )
+    with rollout(client, run, tmp_path):
+        learner.run()
+    letters = {letter.position: letter.cause for letter in DeadLetters(client, run, "train").list()}
+    assert letters == refused
+
+
 def without_variance(group: Group) -> Group:
     for trajectory in group.trajectories:
         object.__setattr__(trajectory, "reward", 1.0)
@@ -369,6 +385,25 @@ def test_groups_that_teach_nothing_are_replaced(client: Client, run: str, tmp_pa
     (final,) = records(client, run, "final")
     assert (final["groups_trained"], final["groups_lost"], final["outstanding"]) == (12, 0, 0)
     assert final["groups_filtered"] >= 5
+
+
+def test_a_run_whose_groups_all_teach_nothing_goes_on_and_says_so(client: Client, run: str, tmp_path: Path) -> None:
+    replace = AlgorithmConfig.model_validate({"filters": {"constant": "replace", "max_replaced": 2}})
+    settings = dataclasses.replace(settings_of(run, tmp_path, steps=2), algorithm=replace, evaluation=NO_EVALUATION)
+    learner = Learner(settings, client)
+    with rollout(client, run, tmp_path, spoils=lambda number: True, spoilt=without_variance):
+        thread = threading.Thread(target=learner.run, daemon=True)
+        thread.start()
+        thread.join(timeout=20)
+        if thread.is_alive():
+            Bulletin(client, run).keep_order(DRAIN)
+            pytest.fail("no step was taken")
+    steps = records(client, run, "step")
+    assert [(record["groups_replaced"], record["groups_without_variance"]) for record in steps] == [(4, 2), (4, 2)]
+    (final,) = records(client, run, "final")
+    assert (final["groups_trained"], final["groups_filtered"], final["groups_lost"]) == (4, 8, 0)
+    told = [record["text"] for record in records(client, run, "event") if record["level"] == "warning"]
+    assert len(told) == 2 and "teaches nothing" in told[0]
 
 
 def test_a_critic_is_resumed_with_its_policy(client: Client, run: str, tmp_path: Path) -> None:

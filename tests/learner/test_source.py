@@ -322,3 +322,21 @@ def test_a_group_that_is_unfit_is_dead_lettered_as_it_comes(client: Client, run:
     assert [d.group.prompt_id for d in source.take(2, timeout_s=1, idle=lambda: False)] == [0, 2]
     assert source.outstanding(stage.lane.listing()) == 2
     assert [(letter.position, letter.cause) for letter in stage.dead.list()] == [(1, "odd"), (3, "odd")]
+
+
+def test_an_unfit_twin_of_a_group_that_waits_or_was_learned_from_is_no_dead_letter(stage: Stage) -> None:
+    unfit: list[int] = []
+    source = GroupSource(
+        stage.lane, Ledger(), epoch=stage.epoch, unfit=lambda group: "odd" if group.prompt_id in unfit else None
+    )
+    stage.complete(0, 1)
+    source.poll(timeout_s=0.1)
+    source.settle(source.take(1, timeout_s=1, idle=lambda: False))
+    unfit += [0, 1]
+    for position in unfit:
+        stage.add_group(position)
+    source.poll(timeout_s=0.1)
+    assert stage.dead.list() == []
+    source.settle(source.take(1, timeout_s=1, idle=lambda: False))
+    source.acknowledge(source.settled())
+    assert stage.lane.depth().groups == 0

@@ -1,3 +1,4 @@
+import math
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -371,9 +372,35 @@ def test_a_minibatch_that_is_not_finite_is_refused_and_the_others_are_learned_fr
     assert not same(policy.weights(), before)
     assert all(weight.isfinite().all() for weight in policy.weights().values())
     only_half, half = made(folder)
-    half.step([groups[0], groups[2]], step=3, version=0)
+    alone = half.step([groups[0], groups[2]], step=3, version=0)
+    assert taken.measured["loss"] == pytest.approx(alone.measured["loss"], rel=1e-4) != 0
     for name, weight in policy.weights().items():
         torch.testing.assert_close(weight, only_half.weights()[name], rtol=1e-4, atol=1e-5)
+
+
+def test_m2po_leaves_out_the_same_tokens_whether_or_not_others_teach_nothing(folder: Path) -> None:
+    trained = []
+    for extra in (False, True):
+        policy, trainer = made(folder, algorithm={"objective": {"name": "m2po", "threshold": 0.02}})
+        groups, flat = batch(policy), batch(policy, seed=1, flat=True) if extra else []
+        for number, trajectory in enumerate(t for group in groups for t in group.trajectories):
+            trajectory.behaviour_logprobs[3:] -= 0.05 * (number % 8)
+        actions = [sum(t.num_actions for g in part for t in g.trajectories) for part in (groups, flat)]
+        trained.append(trainer.step([*groups, *flat], step=0, version=0).measured["tokens_trained"] - actions[1])
+    assert trained[0] == trained[1] < actions[0]
+
+
+@pytest.mark.parametrize("fails", ["policy", "critic"])
+def test_policy_and_critic_are_updated_both_or_neither(folder: Path, fails: str) -> None:
+    policy, trainer = made(folder, algorithm={"advantage": {"name": "gae"}})
+    critic = trainer._critic
+    assert critic is not None
+    broken = policy.parameters() if fails == "policy" else critic._module["head"].parameters()
+    next(iter(broken)).register_hook(lambda gradient: gradient * math.inf)
+    before = copied(policy.weights()), copied(critic._module.state_dict())
+    with pytest.raises(TrainingError, match=r"the gradient's norm is (nan|inf)"):
+        trainer.step(batch(policy), step=0, version=0)
+    assert same(before[0], policy.weights()) and same(before[1], critic._module.state_dict())
 
 
 def test_a_critic_learns_what_answers_are_worth(folder: Path) -> None:

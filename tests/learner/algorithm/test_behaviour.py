@@ -112,3 +112,11 @@ def test_a_trajectory_beyond_its_kl_budget_goes_whole(budget: float, kept: list[
 
 def test_equal_policies_spend_nothing() -> None:
     assert kl_budget_mask(torch.zeros(7), SEGMENTS, 3, KEEP, 0.0).tolist() == KEEP.tolist()
+
+
+def test_only_a_mask_has_a_lower_bound() -> None:
+    log_w, segments = torch.tensor([0.0, -2.0]), torch.zeros(2, dtype=torch.long)
+    found = weigh(
+        log_w, segments, 1, torch.ones(2, dtype=torch.bool), level="token", action="truncate", low=0.5, high=0.3
+    )
+    assert found.weight_A.tolist() == pytest.approx([0.3, math.exp(-2.0)])
