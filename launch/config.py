@@ -7,7 +7,7 @@ from typing import Any, TypeVar, get_args
 
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from yaml import YAMLError
 
 from ..broker.address import without_secrets
@@ -58,6 +58,15 @@ class RunConfig(BaseModel):
     checkpoint: CheckpointConfig = Field(default_factory=CheckpointConfig)
     broker: BrokerConfig = Field(default_factory=BrokerConfig)
     cluster: ClusterConfig = Field(default_factory=ClusterConfig)
+
+    @model_validator(mode="after")
+    def _groups_can_be_compared(self) -> "RunConfig":
+        if self.rollout.group_size == 1 and self.algorithm.compares:
+            raise ValueError(
+                f"rollout.group_size is 1, and nothing is learned from it: algorithm.advantage {self.algorithm.advantage.name} "
+                f"(filters.constant {self.algorithm.filters.constant}) compares the answers of a group; take 2 or more"
+            )
+        return self
 
     @property
     def path(self) -> Path:
@@ -155,6 +164,8 @@ def _explain(model: type[BaseModel], wrong: Any) -> str:
         return f"{key}.name: there is no {wrong['ctx']['tag']}; {_hint(wrong['ctx']['tag'], known)}"
     if wrong["type"] == "missing":
         return f"{key} is missing"
+    if wrong["type"] == "value_error":  # of a validator of ours, which names what it has seen
+        return f"{key or 'the configuration'}: {without_secrets(str(wrong['ctx']['error']))}"
     return f"{key or 'the configuration'}: {wrong['msg']} (got {without_secrets(repr(wrong['input']))})"
 
 

@@ -139,7 +139,7 @@ class Trainer:
 
     def _begin(self, batch: Batch, step: int, version: int) -> Work:
         """What is known of the batch before any update: ages, what counts and how much, advantages."""
-        algorithm, segments = self._recipe.algorithm, (batch.segment_ids_A, len(batch.trajectories))
+        segments = (batch.segment_ids_A, len(batch.trajectories))
         age_A = self._age(batch.versions_A, version)
         keep_A = self._kept(batch, age_A)
         work = Work(
@@ -158,8 +158,7 @@ class Trainer:
         )
         reference_A = self._reference_logprobs(batch, work.watch)
         advantages_A = self._advantages(batch, work, reference_A)
-        in_loss_A = reference_A if algorithm.kl.where == "loss" else None
-        work.actions = replace(work.actions, advantages_A=advantages_A, reference_logprobs_A=in_loss_A)
+        work.actions = replace(work.actions, advantages_A=advantages_A, reference_logprobs_A=reference_A)
         return work
 
     def _kept(self, batch: Batch, age_A: Tensor) -> Tensor:
@@ -215,7 +214,8 @@ class Trainer:
     def _needed(self, actions: Actions) -> Tensor:
         """bool[S], whether there is anything to learn from a trajectory."""
         teaches_A = actions.keep_A
-        if actions.reference_logprobs_A is None and self._critic is None:
+        pulled = self._reference is not None and self._recipe.algorithm.kl.where == "loss"
+        if not pulled and self._critic is None:
             teaches_A = teaches_A & (actions.advantages_A != 0)
         return segment_sum(teaches_A.long(), actions.segment_ids_A, actions.num_segments) > 0
 

@@ -42,7 +42,10 @@ class RolloutConfig(BaseModel):
 
     workers: int = Field(1, ge=1, description="rollout workers, each with an engine of its own")
     group_size: int = Field(
-        8, ge=2, le=4096, description="answers sampled for each prompt (G), which are each other's baseline"
+        8,
+        ge=1,
+        le=4096,
+        description="answers sampled for each prompt (G), each other's baseline; 1 where the advantage needs none",
     )
     max_concurrent: int = Field(256, ge=1, description="answers that one worker has under way at once, about")
     weights_timeout_s: float = Field(600.0, gt=0, description="how long to wait for the learner's weights")

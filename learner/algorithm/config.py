@@ -273,6 +273,14 @@ class AlgorithmConfig(Part):
     shaping: ShapingConfig = Field(default_factory=ShapingConfig)
     filters: FiltersConfig = Field(default_factory=FiltersConfig)
 
+    @property
+    def compares(self) -> bool:
+        """Whether a group of one teaches nothing: its answers are measured against each other."""
+        baseline = isinstance(self.advantage, ReinforcePp) and self.advantage.group_baseline
+        return (
+            baseline or isinstance(self.advantage, Grpo | DrGrpo | Rloo | LitePpo) or self.filters.constant == "replace"
+        )
+
     @model_validator(mode="after")
     def _corrects_once(self) -> "AlgorithmConfig":
         if isinstance(self.objective, Topr | TruncatedIs) and self.behaviour.action != "off":

@@ -27,7 +27,7 @@ class Actions:
 
     prox_logprobs_A      float[A], log π_prox; None where it is the current policy
     behaviour_logprobs_A float[A], log π_behav, as sampled
-    reference_logprobs_A float[A], log π_ref; None without a KL term in the loss
+    reference_logprobs_A float[A], log π_ref; None without a KL term
     advantages_A         float[A]
     keep_A               bool[A], false where an action counts for nothing (too old, say), whatever its numbers
     weight_A             float[A], of the action in the mean that the loss is (aggregate.py)
@@ -143,7 +143,8 @@ def objective(logprobs_A: Tensor, known: Actions, config: AlgorithmConfig, stale
     if known.reference_logprobs_A is not None:
         reference_A = torch.where(keep_A, known.reference_logprobs_A.detach().float(), 0.0)
         kl_A = ESTIMATORS[config.kl.estimator](logprobs_A, reference_A)
-        loss = loss + config.kl.coefficient * (weight_A * kl_A).sum()
+        if config.kl.where == "loss":
+            loss = loss + config.kl.coefficient * (weight_A * kl_A).sum()
     return _summed(loss, ratios, known, found.clipped_A, weights.limited_A, kl_A)
 
 

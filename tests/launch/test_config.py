@@ -48,6 +48,25 @@ def test_the_resolved_configuration_loads_again(path: Path, overrides: list[str]
     assert RunConfig.model_validate(config.model_dump(mode="json")) == config
 
 
+@pytest.mark.parametrize("advantage", ["{name: gae}", "{name: reinforce_pp}", "{name: per_prompt}"])
+def test_a_group_of_one_is_enough_where_none_are_compared(path: Path, advantage: str) -> None:
+    config = load_run_config(path, ["rollout.group_size=1", f"algorithm.advantage={advantage}"])
+    assert config.rollout.group_size == 1
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "algorithm.advantage.name=rloo",
+        "algorithm.advantage={name: reinforce_pp, group_baseline: true}",
+        "algorithm={advantage: {name: gae}, filters: {constant: replace}}",
+    ],
+)
+def test_a_group_of_one_cannot_be_compared(path: Path, override: str) -> None:
+    with pytest.raises(ConfigError, match=r"rollout\.group_size is 1, and nothing is learned .*; take 2 or more$"):
+        load_run_config(path, ["rollout.group_size=1", override])
+
+
 def test_off_needs_no_quotes(path: Path) -> None:
     path.write_text(MINIMAL + "algorithm: {objective: {name: truncated_is}, behaviour: {action: off}}\n")
     assert load_run_config(path).algorithm.behaviour.action == "off"

@@ -362,6 +362,19 @@ def test_a_kl_term_learns_from_groups_without_variance(folder: Path) -> None:
     assert distances[0] > 0.001 and distances[-1] < 0.5 * distances[0]
 
 
+def test_the_distance_to_the_reference_is_measured_wherever_the_kl_term_stands(folder: Path) -> None:
+    distances = []
+    for where in ("loss", "reward"):
+        kl = {"coefficient": 1e-6, "estimator": "k2", "where": where}
+        policy, trainer = made(folder, algorithm={"kl": kl})
+        torch.manual_seed(1)
+        with torch.no_grad():
+            for parameter in policy.parameters():
+                parameter.add_(0.05 * torch.randn_like(parameter))
+        distances.append(trainer.step(batch(policy), step=0, version=0).measured["kl_reference"])
+    assert distances[0] == pytest.approx(distances[1], rel=1e-4) and distances[0] > 0.001
+
+
 def test_a_minibatch_that_is_not_finite_is_refused_and_the_others_are_learned_from(folder: Path) -> None:
     policy, trainer = made(folder, minibatches=2)
     groups, before = batch(policy), copied(policy.weights())
