@@ -6,6 +6,7 @@ Legend: N tokens and A actions of a micro-batch, D the width of the model.
 import torch
 from torch import Tensor, nn
 
+from ..broker.errors import ModelError
 from .algorithm.config import CriticConfig
 from .algorithm.value import ValueNormaliser, clipped_value_loss
 from .config import ModelConfig
@@ -23,7 +24,10 @@ class Critic:
         self._config = config
         self._device = torch.device(device)
         decoder, head = parts_of(load_causal_lm(model.path, model.dtype).to(self._device).eval(), model.path)
-        assert isinstance(head, nn.Linear)
+        if not isinstance(head, nn.Linear):
+            raise ModelError(
+                f"{model.path}: its output head is a {type(head).__name__}, no linear layer to take a critic from"
+            )
         value_head = nn.Linear(head.in_features, 1, device=self._device)
         nn.init.zeros_(value_head.weight)
         nn.init.zeros_(value_head.bias)

@@ -18,6 +18,7 @@ class MicroBatch:
 
     packed: PackedBatch
     index_M: Tensor
+    num_tokens: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,5 +44,10 @@ def microbatches(batch: Batch, members: Iterable[int], budget: int) -> list[Micr
     """Passes over these trajectories, each within `budget` tokens; see split_by_tokens."""
     places = list(members)
     parts = split_by_tokens([len(batch.trajectories[place].tokens) for place in places], budget)
-    chosen = [[places[item] for item in part] for part in parts]
-    return [MicroBatch(pack([batch.trajectories[p] for p in part]), batch.index_of(part)) for part in chosen]
+    made = []
+    for part in parts:
+        chosen = [places[item] for item in part]
+        trajectories = [batch.trajectories[place] for place in chosen]
+        num_tokens = sum(len(trajectory.tokens) for trajectory in trajectories)
+        made.append(MicroBatch(pack(trajectories), batch.index_of(chosen), num_tokens))
+    return made

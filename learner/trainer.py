@@ -183,6 +183,8 @@ class Trainer:
         with work.watch.of("values_s"), torch.no_grad():
             for micro in self._every(batch):
                 values_A[micro.index_M] = self._critic.values(micro.packed).cpu()
+        if not values_A.isfinite().all():
+            raise TrainingError("the critic's values are not finite; this step is not made")
         in_rewards_A = self._critic.in_rewards(values_A)
         advantages_A, returns_A = self._estimator.with_critic(batch, keep_A, reference_A, in_rewards_A)
         work.old_values_A, work.targets_A = values_A, self._critic.targets(returns_A, keep_A)
@@ -280,7 +282,7 @@ class Trainer:
         found.loss.backward()
         sums = {each.name: float(getattr(found, each.name).detach()) for each in fields(Objective)}
         sums["entropy"] = float(entropy_M[known.keep_A].sum())
-        sums["padding"] = len(packed.tokens) - int(packed.cu_lengths[-1])
+        sums["padding"] = len(packed.tokens) - micro.num_tokens
         return sums | self._learn_values(micro, work)
 
     def _learn_values(self, micro: MicroBatch, work: Work) -> dict[str, float]:

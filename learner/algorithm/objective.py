@@ -98,8 +98,10 @@ class Ratios:
     clip_scale_A: Tensor
 
     def clip(self, config: Ppo | Gspo | Cispo | M2po) -> tuple[Tensor, Tensor]:
-        """float[A] each, how far below and above 1 the ratio may go."""
-        return config.clip_low * self.clip_scale_A, config.clip_high * self.clip_scale_A
+        """float[A] each, how far below and above 1 the ratio may go; where there is no bound below, age makes none."""
+        unbounded = config.clip_low >= 1
+        low_A = torch.ones_like(self.clip_scale_A) if unbounded else config.clip_low * self.clip_scale_A
+        return low_A, config.clip_high * self.clip_scale_A
 
 
 def objective(logprobs_A: Tensor, known: Actions, config: AlgorithmConfig, staleness: StalenessConfig) -> Objective:

@@ -269,10 +269,21 @@ def test_the_reward_of_a_bandit_rises(folder: Path) -> None:
     assert np.mean(rewards[-3:]) > 0.85
 
 
+def off_policy(groups: list[Group], seed: int) -> list[Group]:
+    """The same groups as if sampled by several versions up to 3, each some way off the policy."""
+    rng = np.random.default_rng(seed)
+    for trajectory in (t for group in groups for t in group.trajectories):
+        trajectory.behaviour_logprobs[3:] += rng.normal(0, 0.4, trajectory.num_actions).astype(np.float32)
+        trajectory.versions[3:] = rng.integers(0, 4, trajectory.num_actions)
+    return groups
+
+
 def weights_after(folder: Path, steps: int = 1, **options: Any) -> dict[str, torch.Tensor]:
-    policy, trainer = made(folder, **{"optimizer": {"lr": 1e-3, "eps": 1e-3}} | options)
+    """After steps on groups of other policies, which bring masks, caps, budgets and laws into play."""
+    far = {"max": 3, "kl_budget": 0.5, "clip_law": "sqrt"}
+    policy, trainer = made(folder, **{"optimizer": {"lr": 1e-3, "eps": 1e-3}, "staleness": far} | options)
     for step in range(steps):
-        trainer.step(batch(policy, seed=step, version=step), step=step, version=step)
+        trainer.step(off_policy(batch(policy, seed=step), step), step=step, version=4)
     return copied(policy.weights())
 
 
@@ -414,6 +425,19 @@ def test_policy_and_critic_are_updated_both_or_neither(folder: Path, fails: str)
     with pytest.raises(TrainingError, match=r"the gradient's norm is (nan|inf)"):
         trainer.step(batch(policy), step=0, version=0)
     assert same(before[0], policy.weights()) and same(before[1], critic._module.state_dict())
+
+
+def test_a_critic_that_is_not_finite_stops_the_step(folder: Path) -> None:
+    policy, trainer = made(folder, algorithm={"advantage": {"name": "gae"}})
+    before, critic = copied(policy.weights()), trainer._critic
+    assert critic is not None
+    with torch.no_grad():
+        critic._module["head"].weight.fill_(float("inf"))
+    with pytest.raises(TrainingError, match="the critic's values are not finite"):
+        trainer.step(batch(policy), step=0, version=0)
+    assert same(policy.weights(), before)
+    scale = critic._normaliser.state()
+    assert all(np.isfinite(value) for value in scale.values())
 
 
 def test_a_critic_learns_what_answers_are_worth(folder: Path) -> None:

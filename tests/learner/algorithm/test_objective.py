@@ -229,6 +229,17 @@ def test_old_tokens_are_clipped_tighter() -> None:
     assert logprobs.grad.tolist() == pytest.approx([-1.15, 0.0])
 
 
+def test_age_makes_no_bound_where_there_is_none() -> None:
+    """CISPO's clip_low of 1 lets a weight of 0.1 be, however old the token."""
+    logprobs = torch.tensor([math.log(0.05)], requires_grad=True)
+    prox = torch.tensor([math.log(0.5)])
+    config = AlgorithmConfig.model_validate({"objective": {"name": "cispo"}})
+    law = StalenessConfig(clip_law="inverse", clip_rate=1.0)
+    objective(logprobs, known(prox, torch.ones(1), prox, age_A=torch.tensor([4])), config, law).loss.backward()
+    assert logprobs.grad is not None
+    assert logprobs.grad.item() == pytest.approx(-0.1)
+
+
 def test_a_trajectory_beyond_its_kl_budget_is_left_out() -> None:
     """k3 of w = 1.5 is 0.0945, of w = 1.1 it is 0.0047."""
     logprobs = torch.tensor([-1.0, -1.0, -1.0], requires_grad=True)
