@@ -208,9 +208,11 @@ def end_table(summary: Record, directory: Path) -> list[tuple[str, str]]:
     early = "" if summary["finished"] else ", stopped before the end"
     counted = {"groups_lost": "lost", "groups_trained_twice": "trained twice", "dead_letters": "dead letters"}
     groups = [f"{summary[key]} {name}" for key, name in counted.items() if summary.get(key) is not None]
+    if summary.get("groups_filtered"):
+        groups.append(f"{count(summary['groups_filtered'])} passed over")
     tokens = f"{count(summary['tokens_generated'])} generated, {count(summary['tokens_trained'])} trained"
     too_old = summary.get("tokens_too_old")
-    left_out = f"; {count(too_old)} tokens were too old and left out" if too_old else ""
+    older = f"; {count(too_old)} tokens were older than staleness.max" if too_old else ""
     held_out = [
         ("accuracy", f"{change('eval', '.3f')} held out"),
         ("length", f"{change('eval_length', '.1f')} tokens held out"),
@@ -219,7 +221,7 @@ def end_table(summary: Record, directory: Path) -> list[tuple[str, str]]:
         ("steps", f"{summary['steps']} in {duration(summary['wall_s'])}{early}"),
         *(held_out if summary.get("eval_first") is not None else []),
         ("reward", f"{change('reward', '.3f')} in training"),
-        ("staleness", f"mean {show('staleness_mean', '.2f')}, max {show('staleness_max', '.0f')} versions{left_out}"),
+        ("staleness", f"mean {show('staleness_mean', '.2f')}, max {show('staleness_max', '.0f')} versions{older}"),
         ("tokens", f"{tokens}; {show('tokens_per_s', ',.0f')} generated/s"),
         ("busy", f"learner {show('learner_busy_fraction', '.0%')}, rollout {show('rollout_busy_fraction', '.0%')}"),
         ("updates", f"{summary['weight_updates']}, pause {show('update_pause_ms_p50', '.1f')} ms (median)"),

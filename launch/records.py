@@ -201,7 +201,7 @@ class Tally:
             "finished": bool(final.get("finished", False)),
             "groups_trained": final.get("groups_trained", int(sum(numbers(steps, "groups")))),
             "groups_trained_twice": _repeated(prompt for step in steps for prompt in step.get("prompt_ids", [])),
-            **{key: final.get(key) for key in ("groups_lost", "dead_letters", "outstanding")},
+            **{key: final.get(key) for key in ("groups_filtered", "groups_lost", "dead_letters", "outstanding")},
             "reward_first": fmean(rewards[:EDGE_STEPS]) if rewards else None,
             "reward_last": fmean(rewards[-EDGE_STEPS:]) if rewards else None,
             "staleness_mean": stale / tokens if tokens else None,

@@ -157,6 +157,8 @@ def test_the_table_counts_groups_once_the_learner_has_said_them() -> None:
     out = shown(Console(file=io.StringIO(), force_terminal=False), [*RECORDS, final])
     assert "  steps      3 in 0:11\n" in out
     assert "  groups     12 trained, 0 lost, 0 trained twice, 1 dead letters\n" in out
+    filtered = shown(Console(file=io.StringIO(), force_terminal=False), [*RECORDS, final | {"groups_filtered": 1800}])
+    assert "trained twice, 1 dead letters, 1.8k passed over\n" in filtered
     assert "  dead       areal dead list first tells why\n  files      runs/first/\n" in out
     assert "areal dead" not in shown(
         Console(file=io.StringIO(), force_terminal=False), [*RECORDS, final | {"dead_letters": 0}]
