@@ -17,6 +17,9 @@ Row = dict[str, Any]
 
 
 class _Source(Protocol):
+    @property
+    def num_rows(self) -> int | None: ...
+
     def train_row(self, position: int) -> Row: ...
 
     def identity(self, position: int) -> int: ...
@@ -44,6 +47,15 @@ class Dataset:
         """The row issued at this position (from 0, without end); never one that is held out by this data set."""
         return self._source.train_row(position)
 
+    def epoch(self, position: int) -> int:
+        """How often every row has been issued before this position; 0 throughout where rows never come again."""
+        return 0 if self._source.num_rows is None else position // self._source.num_rows
+
+    @property
+    def num_rows(self) -> int | None:
+        """The rows of an epoch; None where rows never come again."""
+        return self._source.num_rows
+
     def identity(self, position: int) -> int:
         """The number of the row issued at this position: the same in every epoch."""
         return self._source.identity(position)
@@ -70,6 +82,8 @@ class _Generated:
             row = problem.row(rng)
             self._eval.setdefault(row["prompt"], dict(row))
 
+    num_rows = None
+
     def train_row(self, position: int) -> Row:
         rng = Random(f"{self._name}:{self._seed}:{position}")
         row = self._problem.row(rng)
@@ -91,8 +105,8 @@ class _Stored:
         self._lines = _Lines("dataset.source", config.source)
         self._seed = config.seed
         held_out = 0 if config.eval_source is not None else config.eval_size
-        self._num_train = len(self._lines) - held_out
-        if self._num_train < 1:
+        self.num_rows = len(self._lines) - held_out
+        if self.num_rows < 1:
             raise ConfigError(
                 f"dataset.eval_size: {held_out} rows cannot be held out of the {len(self._lines)} in {config.source}; "
                 f"take fewer, or name a file in dataset.eval_source"
@@ -103,15 +117,15 @@ class _Stored:
         return self._lines[self.identity(position)]
 
     def identity(self, position: int) -> int:
-        epoch, place = divmod(position, self._num_train)
+        epoch, place = divmod(position, self.num_rows)
         order = self._order
         if order is None or order[0] != epoch:
-            order = (epoch, np.random.default_rng([self._seed, epoch]).permutation(self._num_train))
+            order = (epoch, np.random.default_rng([self._seed, epoch]).permutation(self.num_rows))
             self._order = order
         return int(order[1][place])
 
     def eval_rows(self) -> list[Row]:
-        return [self._lines[index] for index in range(self._num_train, len(self._lines))]
+        return [self._lines[index] for index in range(self.num_rows, len(self._lines))]
 
 
 class _Lines:

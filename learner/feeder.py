@@ -1,7 +1,7 @@
 """Issues prompts, just so many that no answer can grow staler than allowed."""
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from ..broker.errors import TooManyDeadLetters
 from ..broker.lane import Lane, Listing
@@ -29,7 +29,10 @@ class Feeder:
         max_dead_letters: int,
         group_size: int,
         epoch: int,
+        teaches: Callable[[int], bool] = lambda position: True,
     ) -> None:
+        """`teaches` says whether the row at a position is worth issuing; others are passed over, and count as looked at."""
+        self._teaches = teaches
         self._lane = lane
         self._dataset = dataset
         self._source = source
@@ -86,10 +89,19 @@ class Feeder:
         """The next `count` positions. Those learned from already are passed over: Redis may have lost what it issued."""
         positions: list[int] = []
         for _ in range(count):
-            issued = self._source.ledger.next_free(issued)
+            issued = self._next(issued)
             positions.append(issued)
             issued += 1
         return positions
+
+    def _next(self, position: int) -> int:
+        """The first position from this one on to issue; where no row of an epoch teaches anything, the one after it."""
+        for _ in range(self._dataset.num_rows or 1):
+            position = self._source.ledger.next_free(position)
+            if self._teaches(position):
+                return position
+            self._source.pass_over(position)
+        return self._source.ledger.next_free(position)
 
     def _prompts(self, positions: Iterable[int], version: int) -> list[Prompt]:
         return [Prompt(p, version, self._group_size, self._dataset.train_row(p)) for p in positions]

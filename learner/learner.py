@@ -106,6 +106,7 @@ class Learner:
             self._lane,
             Ledger(state.trained),
             epoch=self._epoch,
+            filtered=state.filtered,
             unfit=self._unfit,
         )
         self._feeder = Feeder(
@@ -116,6 +117,7 @@ class Learner:
             max_dead_letters=settings.broker.max_dead_letters,
             group_size=settings.group_size,
             epoch=self._epoch,
+            teaches=self._teaches,
         )
         self._evaluator = Evaluator(
             Lane(client, settings.run, EVAL),
@@ -127,7 +129,6 @@ class Learner:
         self._publisher = Publisher(self._weights, self._policy.adapter_config(), epoch=self._epoch)
         self._step = state.step
         self._version = state.version
-        self._filtered = state.filtered
         self._refused = 0
         self._num_unfit = 0
 
@@ -166,7 +167,7 @@ class Learner:
     def _one_step(self) -> bool:
         """Take a batch and learn from it; False if told to drain while waiting for it."""
         began = time.perf_counter()
-        filtered = self._filtered
+        filtered = self._source.filtered
         deliveries = self._gather()
         if not deliveries:
             return False
@@ -181,6 +182,7 @@ class Learner:
         for cause in dict.fromkeys(taken.refused.values()):
             self._refuse([deliveries[place] for place, why in taken.refused.items() if why == cause], cause)
         deliveries = [each for place, each in enumerate(deliveries) if place not in taken.refused]
+        self._note_solved(deliveries)
         self._source.settle(deliveries)
         self._step += 1
         self._version += 1
@@ -191,7 +193,7 @@ class Learner:
         self._top_up()
         self._after_step(weights)
         timing = {"wait_s": gathered - began, "train_s": trained - gathered, "publish_s": publish_s}
-        timing |= {"step_s": time.perf_counter() - began, "groups_replaced": self._filtered - filtered}
+        timing |= {"step_s": time.perf_counter() - began, "groups_replaced": self._source.filtered - filtered}
         self._report_step(deliveries, taken.measured | timing)
         return True
 
@@ -220,9 +222,20 @@ class Learner:
 
     def _replace(self, constant: list[Delivery]) -> None:
         """Count groups that teach nothing as looked at, and issue others."""
-        self._source.settle(constant)
-        self._filtered += len(constant)
+        self._note_solved(constant)
+        self._source.settle(constant, learned=False)
         self._top_up()
+
+    def _note_solved(self, deliveries: list[Delivery]) -> None:
+        for group in (delivery.group for delivery in deliveries):
+            row, epoch = self._dataset.identity(group.prompt_id), self._dataset.epoch(group.prompt_id)
+            self._solved.note(row, group.rewards.tolist(), epoch=epoch)
+
+    def _teaches(self, position: int) -> bool:
+        """Whether to issue a position: its row is neither always nor never answered rightly, or that is no matter."""
+        if self._settings.algorithm.filters.solved is None:
+            return True
+        return self._solved.teaches(self._dataset.identity(position), epoch=self._dataset.epoch(position))
 
     def _refuse(self, deliveries: list[Delivery], cause: str) -> None:
         """Dead-letter groups that cannot be learned from; raises TrainingError when batch after batch is like that."""
@@ -303,7 +316,7 @@ class Learner:
         """Copy the rest of the state aside too and let it be written; what it covers is acknowledged once it is durable."""
         trained, resumes = self._source.ledger.ranges(), list(self._trainer.resumes)
         state = LearnerState(
-            self._step, self._version, trained, self._epoch, resumes, self._filtered, self._estimator.state()
+            self._step, self._version, trained, self._epoch, resumes, self._source.filtered, self._estimator.state()
         )
         critic = {} if self._critic is None else copied(self._critic.state())
         snapshot = Snapshot(state, weights, copied(self._optimizer.state()), critic, torch.get_rng_state())
@@ -353,8 +366,8 @@ class Learner:
             "finished": finished,
             "step": self._step,
             "version": self._version,
-            "groups_trained": len(ledger) - self._filtered,
-            "groups_filtered": self._filtered,
+            "groups_trained": len(ledger) - self._source.filtered,
+            "groups_filtered": self._source.filtered,
             "groups_lost": len(ledger.missing(depth.issued, self._lane.positions())),
             "dead_letters": depth.dead,
             "outstanding": self._source.outstanding(self._lane.listing()),

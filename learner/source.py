@@ -32,10 +32,20 @@ class GroupSource:
     """
 
     def __init__(
-        self, lane: Lane, ledger: Ledger, *, epoch: int, unfit: Callable[[Group[Any]], str | None] = lambda group: None
+        self,
+        lane: Lane,
+        ledger: Ledger,
+        *,
+        epoch: int,
+        filtered: int = 0,
+        unfit: Callable[[Group[Any]], str | None] = lambda group: None,
     ) -> None:
-        """`unfit` says why a group must not be learned from; such a one is dead-lettered as it comes."""
+        """`filtered` counts what is in the ledger and was only looked at.
+
+        `unfit` says why a group must not be learned from; such a one is dead-lettered as it comes.
+        """
         self.ledger = ledger
+        self.filtered = filtered
         self._lane = lane
         self._epoch = epoch
         self._unfit = unfit
@@ -87,13 +97,20 @@ class GroupSource:
                     "see their logs, or raise learner.take_timeout_s"
                 )
 
-    def settle(self, deliveries: list[Delivery]) -> None:
-        """Count groups as trained."""
+    def settle(self, deliveries: list[Delivery], *, learned: bool = True) -> None:
+        """Count groups as trained; as filtered, too, where they were only looked at."""
         with self._changed:
+            self.filtered += 0 if learned else len(deliveries)
             for delivery in deliveries:
                 position = delivery.group.prompt_id
                 self.ledger.add(position)
                 self._settled |= {receipt.entry: receipt for receipt in self._held.pop(position)}
+
+    def pass_over(self, position: int) -> None:
+        """Count a position that is not to be issued, as one that was only looked at."""
+        with self._changed:
+            self.ledger.add(position)
+            self.filtered += 1
 
     def reject(self, deliveries: list[Delivery], cause: str) -> None:
         """Dead-letter groups that must not be learned from; others will be issued in their place. Raises Fenced."""

@@ -4,7 +4,7 @@
     π_θ, π_prox, π_behav ────behaviour──▶ w ─┼─objective─▶ a loss for each action ─aggregate─▶ the loss
                                        age ──┘ (staleness: which actions count, how far the clip lets them go)
 
-Published algorithms are combinations: GRPO is grpo + ppo + sequence, DAPO grpo + ppo with clip_high 0.28 + token +
+Published algorithms are combinations: GRPO is grpo + ppo, DAPO grpo + ppo with clip_high 0.28 + token +
 filters.constant: replace, Dr.GRPO dr_grpo + ppo + fixed, GSPO grpo + gspo + sequence, PPO gae + ppo + token.
 """
 
@@ -219,6 +219,12 @@ class KlConfig(Part):
     estimator: Literal["k1", "k2", "k3"] = Field("k3", description="http://joschu.net/blog/kl-approx.html")
     where: Literal["loss", "reward"] = Field("loss", description="added to the loss, or taken off the reward")
 
+    @model_validator(mode="after")
+    def _pulls(self) -> "KlConfig":
+        if self.coefficient > 0 and self.estimator == "k1" and self.where == "loss":
+            raise ValueError("k1 has no gradient on average and is for the reward; take k2 or k3 in the loss")
+        return self
+
 
 class Overlong(Part):
     """DAPO's penalty of answers that come near their greatest length (arXiv 2503.14476, eq. 13)."""
@@ -238,6 +244,16 @@ class ShapingConfig(Part):
     turn_discount: float = Field(1.0, gt=0, le=1, description="of a turn against the next, where an answer has several")
 
 
+class SolvedConfig(Part):
+    """Rows that are always or never answered rightly are not issued; what is known of a row is kept over epochs."""
+
+    right_at: float = Field(1.0, description="an answer is right from this reward on")
+    min_answers: int = Field(16, ge=1, description="to a row, before it is decided on")
+    never_below: float = Field(0.0, ge=0, le=1, description="a share of right answers up to this is never")
+    always_above: float = Field(1.0, ge=0, le=1, description="and from this on always")
+    retry_epochs: int = Field(4, ge=0, description="epochs until such a row is tried again; 0 for never")
+
+
 class FiltersConfig(Part):
     """Which groups and answers are learned from."""
 
@@ -250,6 +266,7 @@ class FiltersConfig(Part):
         8, ge=1, description="batches' worth of groups that replace turns away in a step before it takes what comes"
     )
     truncated: Literal["keep", "mask"] = Field("keep", description="answers cut off at max_tokens")
+    solved: SolvedConfig | None = Field(None, description="pass over rows that are always or never answered rightly")
 
 
 class AlgorithmConfig(Part):

@@ -124,6 +124,10 @@ def test_roles_elsewhere_need_a_redis_that_they_reach(path: Path) -> None:
             r"algorithm: .*m2po takes a pass of its own for π_prox; set proximal to recompute, not interpolate",
         ),
         (["algorithm.behaviour.high=.inf"], r"algorithm\.behaviour\.high: Input should be a finite number"),
+        (
+            ["algorithm.kl.coefficient=0.1", "algorithm.kl.estimator=k1"],
+            r"algorithm\.kl: .*k1 has no gradient on average and is for the reward; take k2 or k3 in the loss",
+        ),
         (["learner.steps=many"], r"learner\.steps: .*integer.*\(got 'many'\)"),
         (["learner.steps=0"], r"learner\.steps: .*greater than or equal to 1 \(got 0\)"),
         (["run=a/b"], r"run: .*\(got 'a/b'\)"),

@@ -1,7 +1,9 @@
 """The bound of AReaL, whatever the order of completion, training and loss."""
 
+import json
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -292,3 +294,36 @@ def test_a_run_whose_prompts_keep_failing_ends(stage: Stage) -> None:
         rows.top_up()
     stage.dead.drop(stage.dead.list(count=1))
     assert rows.top_up() == MAX_DEAD_LETTERS + 1
+
+
+def over_rows(stage: Stage, source: GroupSource, path: Path, teaches: Callable[[int], bool]) -> Feeder:
+    """A feeder over a file of five rows."""
+    path.write_text("".join(json.dumps({"prompt": str(number)}) + "\n" for number in range(5)))
+    return Feeder(
+        stage.lane,
+        Dataset(DatasetConfig(source=str(path), eval_size=0)),
+        source,
+        max_outstanding=4,
+        max_dead_letters=MAX_DEAD_LETTERS,
+        group_size=2,
+        epoch=stage.epoch,
+        teaches=teaches,
+    )
+
+
+def test_rows_that_teach_nothing_are_passed_over(stage: Stage, tmp_path: Path) -> None:
+    source = stage.idle_source()
+    feeder = over_rows(stage, source, tmp_path / "rows.jsonl", lambda position: position % 3 != 0)
+    assert feeder.top_up(version=0, needed=100) == 4
+    assert waiting(stage) == [1, 2, 4, 5]
+    assert source.ledger.ranges() == [(0, 1), (3, 4)] and source.filtered == 2
+    assert source.outstanding(stage.lane.listing()) == 4
+    assert feeder.top_up(version=0, needed=100) == 0
+
+
+def test_where_no_row_teaches_anything_there_is_still_something_to_do(stage: Stage, tmp_path: Path) -> None:
+    source = stage.idle_source()
+    feeder = over_rows(stage, source, tmp_path / "rows.jsonl", lambda position: False)
+    assert feeder.top_up(version=0, needed=2) == 2
+    assert waiting(stage) == [5, 11], "an epoch is passed over before each"
+    assert source.filtered == 10
