@@ -80,11 +80,22 @@ class CheckpointStore:
         folders = self._folders()
         return _read(folders[-1]) if folders else None
 
+    def load(self, step: int) -> Snapshot:
+        """The checkpoint of a step; raises ModelError if there is none, or if it is damaged."""
+        folder = self._folder(step)
+        if not folder.exists():
+            there = ", ".join(str(int(each.name.partition("-")[2])) for each in self._folders()) or "none"
+            raise ModelError(f"there is no checkpoint of step {step} in {self._directory}; those there: {there}")
+        return _read(folder)
+
+    def _folder(self, step: int) -> Path:
+        return self._directory / f"step-{step:08d}"
+
     def _folders(self) -> list[Path]:
         return sorted(self._directory.glob("step-*"))
 
     def _write(self, snapshot: Snapshot, permit: Callable[[], None], done: Callable[[], None]) -> None:
-        folder = self._directory / f"step-{snapshot.state.step:08d}"
+        folder = self._folder(snapshot.state.step)
         state = json.loads(json.dumps(asdict(snapshot.state)))
         if folder.exists() and _state_of(folder) == state:  # whole, since it bears its name; nothing was trained since
             return done()
