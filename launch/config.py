@@ -79,9 +79,12 @@ class WarmstartFile(BaseModel):
     warmstart: WarmstartConfig
 
 
-def load_run_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
-    """The checked configuration of a run, files in it found relative to the YAML's folder. Raises ConfigError."""
-    tree = _load(path, overrides)
+def load_run_config(path: Path, overrides: Sequence[str] = (), *, resolved: bool = False) -> RunConfig:
+    """The checked configuration of a run, files in it found relative to the YAML's folder. Raises ConfigError.
+
+    In a resolved one, which spells out every default, a part that an override gives another `name` begins from its own.
+    """
+    tree = _load(path, overrides, resolved=resolved)
     tree.setdefault("run", path.stem)
     config = validated(RunConfig, tree, path)
     if config.cluster.address is not None and config.broker.url is None:
@@ -126,7 +129,7 @@ def validated(model: type[Model], tree: Mapping[str, Any], path: Path) -> Model:
         raise ConfigError("\n".join(f"{path}: {wrong}" for wrong in wrongs)) from error
 
 
-def _load(path: Path, overrides: Sequence[str]) -> dict[str, Any]:
+def _load(path: Path, overrides: Sequence[str], *, resolved: bool = False) -> dict[str, Any]:
     if not path.is_file():
         near = difflib.get_close_matches(path.name, [file.name for file in path.parent.glob("*.yaml")], n=1)
         hint = f"; did you mean {path.parent / near[0]}?" if near else ""
@@ -135,13 +138,27 @@ def _load(path: Path, overrides: Sequence[str]) -> dict[str, Any]:
     if wrong:
         raise ConfigError(f"override {wrong[0]!r} is not of the form key=value, as in learner.steps=20")
     try:
-        merged = OmegaConf.merge(OmegaConf.load(path), OmegaConf.from_dotlist(list(overrides)))
+        written, given = OmegaConf.load(path), OmegaConf.from_dotlist(list(overrides))
+        if resolved:
+            _forget_renamed(written, given)
+        merged = OmegaConf.merge(written, given)
         tree = OmegaConf.to_container(merged, resolve=True)
     except (OmegaConfBaseException, YAMLError, TypeError, ValueError, OSError) as error:
         raise ConfigError(f"{path}: {error}") from error
     if not isinstance(tree, dict):
         raise ConfigError(f"{path}: a mapping of keys is wanted, not {type(tree).__name__}")
     return {str(key): value for key, value in tree.items()}
+
+
+def _forget_renamed(written: Any, given: Any) -> None:
+    """Empty every mapping that is given another `name`: the rest of it is the defaults of what it was."""
+    for key in given:
+        if not OmegaConf.is_dict(given[key]) or not OmegaConf.is_dict(written.get(key)):
+            continue
+        if given[key].get("name") not in (None, written[key].get("name")):
+            written[key] = {}
+        else:
+            _forget_renamed(written[key], given[key])
 
 
 def _explain(model: type[BaseModel], wrong: Any) -> str:

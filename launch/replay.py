@@ -17,7 +17,7 @@ from ..broker.errors import ArealError, ConfigError
 from .config import RunConfig, load_run_config, to_yaml
 from .models import resolve_model
 from .records import Record, number, surviving_steps
-from .rundir import CONFIG, METRICS, as_argument, hold, read_metrics, replace
+from .rundir import CONFIG, METRICS, hold, read_metrics, replace
 from .screen import DASH, Screen, Table, plural, to_json
 
 COMPARED = ("reward_mean", "loss", "kl_behaviour_prox", "kl_prox_current", "kl_reference", "grad_norm")
@@ -33,12 +33,12 @@ class Span:
 
 def execute(run: Path, overrides: Sequence[str], span: Span, output: Path | None) -> int:
     """Replay the run of a run directory, or go on with that; returns the exit code. Raises ArealError."""
-    config = load_run_config(run / CONFIG, overrides)
+    config = load_run_config(run / CONFIG, overrides, resolved=True)
     config.model.path = str(resolve_model(config.model.path, run))
     end = _end(run, span)
-    text = f"# areal replay {as_argument(run)} --from {span.start}\n{to_yaml(config)}"
+    text = f"# areal replay {run.resolve()} --from {span.start}\n{to_yaml(config)}"
     with _opened(output or _own_folder(run, text), text) as folder:
-        again = _train(config, run, folder, Span(span.start, end))
+        again = _train(config, run, folder=folder, start=span.start, end=end)
     _compare(surviving_steps(read_metrics(run / METRICS)), again)
     Screen().put(f"written to {folder}/")
     return 0
@@ -86,12 +86,15 @@ def _opened(folder: Path, text: str) -> Iterator[Path]:
         yield folder
 
 
-def _train(config: RunConfig, run: Path, folder: Path, span: Span) -> list[Record]:
-    """Take the steps of the span that are not taken yet; returns the records of all."""
+def _train(config: RunConfig, run: Path, *, folder: Path, start: int, end: int) -> list[Record]:
+    """Take the steps after `start` up to `end` that are not taken yet; returns the records of all."""
     os.environ["OMP_NUM_THREADS"] = str(config.learner.threads)
+    from transformers.utils.logging import disable_progress_bar
+
     from ..learner.pupil import Training
     from ..learner.replay import Replay
 
+    disable_progress_bar()
     training = Training(
         model=config.model,
         dataset=config.dataset,
@@ -101,11 +104,11 @@ def _train(config: RunConfig, run: Path, folder: Path, span: Span) -> list[Recor
         temperature=config.rollout.sampling.temperature,
         seed=config.seed,
     )
-    replay = Replay(training, config.checkpoint, run=run, folder=folder, start=span.start)
-    screen, end = Screen(), span.steps or 0
+    replay = Replay(training, config.checkpoint, run=run, folder=folder, start=start)
+    screen = Screen()
     records = [record for record in read_metrics(folder / METRICS) if record["step"] <= replay.step]
     replace(folder / METRICS, "".join(to_json(record) + "\n" for record in records))
-    if replay.step > span.start:
+    if replay.step > start:
         screen.put(f"goes on after step {replay.step}")
     with (folder / METRICS).open("a", encoding="utf-8") as metrics:
 

@@ -28,20 +28,25 @@ class Optimizer:
         )
 
     def step(self, step: int) -> tuple[float, float]:
-        """Update by the gradients gathered, at the rate of `step` (from 0), and clear them; (gradient norm, rate).
+        """`clip`, then `apply`; (gradient norm, rate)."""
+        return self.clip(step), self.apply(step)
 
-        Raises TrainingError, the weights untouched, if the gradient is not finite.
-        """
+    def clip(self, step: int) -> float:
+        """Shorten the gradients gathered; returns their norm. Raises TrainingError if that is not finite."""
         norm = float(torch.nn.utils.clip_grad_norm_(self._parameters, self._config.max_grad_norm))
         if not math.isfinite(norm):
             self.discard()
             raise TrainingError(f"the gradient's norm is {norm} at step {step}; this update is not made")
+        return norm
+
+    def apply(self, step: int) -> float:
+        """Update by the gradients gathered, at the rate of `step` (from 0), and clear them; returns the rate."""
         rate = learning_rate(self._config, step, self._total_steps)
         for group in self._adamw.param_groups:
             group["lr"] = rate
         self._adamw.step()
         self.discard()
-        return norm, rate
+        return rate
 
     def discard(self) -> None:
         """Forget the gradients gathered."""

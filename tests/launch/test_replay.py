@@ -33,7 +33,7 @@ def test_a_replay_is_compared_with_its_run(recorded: Path, areal: Areal) -> None
     code, out, _ = areal("replay", "recorded", "--output", "again")
     assert code == 0 and "8 steps: these metrics are identical" in out
     code, out, _ = areal(
-        "replay", "recorded", "--steps", "4", "learner.optimizer.lr=0.01", "algorithm.aggregate=sequence"
+        "replay", "recorded", "--steps", "4", "algorithm.objective.name=cispo", "algorithm.aggregate=sequence"
     )
     assert code == 0 and "4 steps: these metrics differ from step 1 on" in out and "replay-2" in out
     assert any(line.startswith("loss") and "at most" in line for line in out.splitlines())
