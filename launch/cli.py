@@ -21,6 +21,7 @@ examples:
   areal run configs/quickstart.yaml run=try2 learner.steps=20   the same under another name, with other settings
   areal check configs/quickstart.yaml                       print the resolved configuration, start nothing
   areal pretrain configs/warmstart_sort.yaml                make the small model that the quickstart starts from
+  areal replay quickstart algorithm.objective.name=gspo     train again on the groups that a run recorded
   areal runs                                                which runs there are, and which of them run
   areal dead list quickstart                                what could not be done, and why
 
@@ -49,6 +50,16 @@ examples:
   areal runs --broker redis://host:6379/0         those that have keys on a Redis
 """
 
+REPLAY = """\
+RUN is a run directory, or the name of one in --directory, that ran with learner.record=true. The same command again goes
+on where it stopped.
+
+examples:
+  areal replay quickstart                         the same again: the metrics are compared with the run's
+  areal replay quickstart learner.optimizer.lr=1e-4 algorithm.aggregate=sequence
+  areal replay quickstart --from 40 --steps 10    from the run's checkpoint of step 40
+"""
+
 PURGE_EXAMPLES = """\
 examples:
   areal purge quickstart                          asks first
@@ -58,7 +69,12 @@ examples:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Parse, do, and exit with the command's code."""
-    options = _parser().parse_args(arguments)
+    parser = _parser()
+    options, rest = parser.parse_known_args(arguments)
+    if rest and ("overrides" not in options or any(each.startswith("-") for each in rest)):
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    if rest:  # argparse takes none that follow an option
+        options.overrides += rest
     sys.exit(_guarded(options))
 
 
@@ -107,6 +123,19 @@ def _pretrain(options: argparse.Namespace) -> int:
     from .pretrain import execute
 
     return execute(load_warmstart_config(options.config, options.overrides))
+
+
+def _replay(options: argparse.Namespace) -> int:
+    from ..broker.errors import ConfigError
+    from .locate import find_directory
+    from .replay import Span, execute
+
+    directory = find_directory(options.run, options.directory)
+    if directory is None:
+        raise ConfigError(
+            f"there is no run {options.run!r}: neither {options.run} nor {options.directory / options.run}"
+        )
+    return execute(directory, options.overrides, Span(options.start, options.steps), options.output)
 
 
 def _dead_list(options: argparse.Namespace) -> int:
@@ -188,14 +217,34 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument(
             "overrides", nargs="*", metavar="key=value", help="settings that differ, as in learner.steps=20"
         )
-    runs = _command(commands, "runs", _runs, "list the runs, or show one", RUNS_EXAMPLES)
+    _add_replay(commands)
+    runs = _command(commands, "runs", _runs, "list the runs, or show one", RUNS_EXAMPLES + WHERE)
     _add_place(runs, optional=True)
     _add_json(runs)
     _add_dead(commands)
-    purge = _command(commands, "purge", _purge, "delete all that Redis holds of a run", PURGE_EXAMPLES)
+    purge = _command(commands, "purge", _purge, "delete all that Redis holds of a run", PURGE_EXAMPLES + WHERE)
     _add_place(purge)
     purge.add_argument("--yes", action="store_true", help="do not ask")
     return parser
+
+
+def _add_replay(commands: Any) -> None:
+    """`areal replay RUN …`."""
+    says = "train again on the groups that a run has recorded, and compare"
+    replay = _command(commands, "replay", _replay, says, REPLAY)
+    replay.add_argument("run", metavar="RUN", help="a run's directory or name")
+    replay.add_argument("overrides", nargs="*", metavar="key=value", help="settings that differ from the run's")
+    replay.add_argument("--from", type=_count, default=0, dest="start", metavar="STEP", help="begin at a checkpoint")
+    replay.add_argument("--steps", type=_count, metavar="N", help="how many steps to take; all that are recorded")
+    replay.add_argument("--output", type=Path, metavar="FOLDER", help="where to write (replay-N in the run directory)")
+    _add_directory(replay)
+
+
+def _count(text: str) -> int:
+    value = int(text)
+    if value < 0:
+        raise argparse.ArgumentTypeError(f"{value} is less than 0")
+    return value
 
 
 def _add_dead(commands: Any) -> None:
@@ -215,7 +264,7 @@ def _add_dead(commands: Any) -> None:
         ),
         ("drop", _dead_drop, "forget them for good: their positions are never issued again"),
     ):
-        action = _command(actions, name, do, says, DEAD_EXAMPLES)
+        action = _command(actions, name, do, says, DEAD_EXAMPLES + WHERE)
         _add_place(action)
         if name != "list":
             which = action.add_mutually_exclusive_group(required=True) if name != "show" else action
@@ -231,10 +280,10 @@ def _add_dead(commands: Any) -> None:
 
 
 def _command(
-    commands: Any, name: str, do: Callable[[argparse.Namespace], int], says: str, examples: str = ""
+    commands: Any, name: str, do: Callable[[argparse.Namespace], int], says: str, epilog: str = ""
 ) -> argparse.ArgumentParser:
     command: argparse.ArgumentParser = commands.add_parser(
-        name, help=says, description=_sentence(says), epilog=examples and examples + WHERE, formatter_class=RAW
+        name, help=says, description=_sentence(says), epilog=epilog, formatter_class=RAW
     )
     command.add_argument("--debug", action="store_true", help="show the traceback of an error")
     command.set_defaults(do=do)
@@ -243,14 +292,18 @@ def _command(
 
 def _add_place(command: argparse.ArgumentParser, *, optional: bool = False) -> None:
     command.add_argument("run", metavar="RUN", nargs="?" if optional else None, help="a run's directory, name or key")
-    command.add_argument(
-        "--directory", type=Path, default=Path("runs"), metavar="DIR", help="folder of the run directories (runs)"
-    )
+    _add_directory(command)
     command.add_argument(
         "--broker",
         default=os.environ.get("AREAL_BROKER_URL") or None,
         metavar="URL",
         help="a Redis to look on, in place of the run directory's (AREAL_BROKER_URL)",
+    )
+
+
+def _add_directory(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--directory", type=Path, default=Path("runs"), metavar="DIR", help="folder of the run directories (runs)"
     )
 
 

@@ -88,9 +88,12 @@ class WarmstartFile(BaseModel):
     warmstart: WarmstartConfig
 
 
-def load_run_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
-    """The checked configuration of a run, files in it found relative to the YAML's folder. Raises ConfigError."""
-    tree = _load(path, overrides)
+def load_run_config(path: Path, overrides: Sequence[str] = (), *, resolved: bool = False) -> RunConfig:
+    """The checked configuration of a run, files in it found relative to the YAML's folder. Raises ConfigError.
+
+    In a resolved one, which spells out every default, a part that an override gives another `name` begins from its own.
+    """
+    tree = _load(path, overrides, resolved=resolved)
     tree.setdefault("run", path.stem)
     config = validated(RunConfig, tree, path)
     if config.cluster.address is not None and config.broker.url is None:
@@ -98,6 +101,7 @@ def load_run_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
             f"{path}: cluster.address needs broker.url: the roles on other nodes must reach the same Redis"
         )
     folder = path.resolve().parent
+    config.model.path = _found_folder(config.model.path, folder)
     dataset = config.dataset
     dataset.source = _found(dataset.source, folder)
     dataset.eval_source = dataset.eval_source and _found(dataset.eval_source, folder)
@@ -134,7 +138,7 @@ def validated(model: type[Model], tree: Mapping[str, Any], path: Path) -> Model:
         raise ConfigError("\n".join(f"{path}: {wrong}" for wrong in wrongs)) from error
 
 
-def _load(path: Path, overrides: Sequence[str]) -> dict[str, Any]:
+def _load(path: Path, overrides: Sequence[str], *, resolved: bool = False) -> dict[str, Any]:
     if not path.is_file():
         near = difflib.get_close_matches(path.name, [file.name for file in path.parent.glob("*.yaml")], n=1)
         hint = f"; did you mean {path.parent / near[0]}?" if near else ""
@@ -143,13 +147,27 @@ def _load(path: Path, overrides: Sequence[str]) -> dict[str, Any]:
     if wrong:
         raise ConfigError(f"override {wrong[0]!r} is not of the form key=value, as in learner.steps=20")
     try:
-        merged = OmegaConf.merge(OmegaConf.load(path), OmegaConf.from_dotlist(list(overrides)))
+        written, given = OmegaConf.load(path), OmegaConf.from_dotlist(list(overrides))
+        if resolved:
+            _forget_renamed(written, given)
+        merged = OmegaConf.merge(written, given)
         tree = OmegaConf.to_container(merged, resolve=True)
     except (OmegaConfBaseException, YAMLError, TypeError, ValueError, OSError) as error:
         raise ConfigError(f"{path}: {error}") from error
     if not isinstance(tree, dict):
         raise ConfigError(f"{path}: a mapping of keys is wanted, not {type(tree).__name__}")
     return {str(key): value for key, value in tree.items()}
+
+
+def _forget_renamed(written: Any, given: Any) -> None:
+    """Empty every mapping that is given another `name`: the rest of it is the defaults of what it was."""
+    for key in given:
+        if not OmegaConf.is_dict(given[key]) or not OmegaConf.is_dict(written.get(key)):
+            continue
+        if given[key].get("name") not in (None, written[key].get("name")):
+            written[key] = {}
+        else:
+            _forget_renamed(written[key], given[key])
 
 
 def _explain(model: type[BaseModel], wrong: Any) -> str:
@@ -194,6 +212,12 @@ def _keys(model: type[BaseModel], location: Sequence[str | int]) -> tuple[list[s
 def _nested(annotation: Any) -> list[Any]:
     inner = list(get_args(annotation))
     return inner + [deeper for kind in inner for deeper in _nested(kind)]
+
+
+def _found_folder(name: str, folder: Path) -> str:
+    """An absolute path for what names a folder; names of other things as they are."""
+    places = (folder / Path(name).expanduser(), Path.cwd() / Path(name).expanduser())
+    return next((str(place.resolve()) for place in places if place.is_dir()), name)
 
 
 def _found(name: str, folder: Path) -> str:

@@ -117,7 +117,7 @@ class RunDirectory:
         self.earlier = read_metrics(self.path / METRICS)
         self.invocations: list[Record] = read_summary(self.path / SUMMARY).get("invocations", [])
         self.key = _key(self.path)
-        _replace(self.path / CONFIG, config)
+        replace(self.path / CONFIG, config)
         self._metrics = (self.path / METRICS).open("a", encoding="utf-8")
         self._events = _Events(self.tensorboard)
 
@@ -137,7 +137,7 @@ class RunDirectory:
 
     def write_summary(self, summary: Record) -> None:
         """Replace summary.json, so that a reader sees the old one or the new one."""
-        _replace(self.path / SUMMARY, _to_json(summary, indent=2) + "\n")
+        replace(self.path / SUMMARY, _to_json(summary, indent=2) + "\n")
 
     def close(self) -> None:
         """Finish the files and give the folder free."""
@@ -187,7 +187,7 @@ def _key(path: Path) -> str:
     """The folder's name and what its file of identity says, which is written at the first call."""
     file = path / IDENTITY
     if not file.exists():
-        _replace(file, uuid.uuid4().hex[:12])
+        replace(file, uuid.uuid4().hex[:12])
     return f"{path.resolve().name}-{file.read_text(encoding='utf-8').strip()}"
 
 
@@ -221,7 +221,7 @@ def _cut_torn_line(path: Path) -> None:
         os.truncate(path, content.rfind(b"\n") + 1)
 
 
-def _replace(path: Path, text: str) -> None:
+def replace(path: Path, text: str) -> None:
     """Write aside, make durable, rename."""
     aside = path.with_name(path.name + ".tmp")
     with aside.open("w", encoding="utf-8") as file:

@@ -18,6 +18,9 @@ from ..broker.errors import DeadlineExceeded, ModelError
 from ..broker.folder import checksum, flush
 
 STATE_FILE = "state.json"
+CRITIC_FILE = "critic.safetensors"
+"""Only where there is a critic."""
+
 WRITE_TIMEOUT_S = 1800.0
 
 
@@ -26,7 +29,8 @@ class LearnerState:
     """All but the tensors: the step, the version its weights were published as, the ledger's ranges, the epoch.
 
     `resumes` holds version and gap of each resume that this lineage has behind it (Trainer.resume); `filtered` counts
-    the groups in the ledger that were only looked at, and `estimator` is the state of the advantage's Estimator.
+    the groups in the ledger that were only looked at, `solved` what is known of their rows
+    (SolveRates), and `estimator` is the state of the advantage's Estimator.
     """
 
     step: int
@@ -35,6 +39,7 @@ class LearnerState:
     epoch: int
     resumes: list[tuple[int, int]] = field(default_factory=list)
     filtered: int = 0
+    solved: dict[str, list[int]] = field(default_factory=dict)
     estimator: dict[str, Any] = field(default_factory=dict)
 
 
@@ -80,11 +85,22 @@ class CheckpointStore:
         folders = self._folders()
         return _read(folders[-1]) if folders else None
 
+    def load(self, step: int) -> Snapshot:
+        """The checkpoint of a step; raises ModelError if there is none, or if it is damaged."""
+        folder = self._folder(step)
+        if not folder.exists():
+            there = ", ".join(str(int(each.name.partition("-")[2])) for each in self._folders()) or "none"
+            raise ModelError(f"there is no checkpoint of step {step} in {self._directory}; those there: {there}")
+        return _read(folder)
+
+    def _folder(self, step: int) -> Path:
+        return self._directory / f"step-{step:08d}"
+
     def _folders(self) -> list[Path]:
         return sorted(self._directory.glob("step-*"))
 
     def _write(self, snapshot: Snapshot, permit: Callable[[], None], done: Callable[[], None]) -> None:
-        folder = self._directory / f"step-{snapshot.state.step:08d}"
+        folder = self._folder(snapshot.state.step)
         state = json.loads(json.dumps(asdict(snapshot.state)))
         if folder.exists() and _state_of(folder) == state:  # whole, since it bears its name; nothing was trained since
             return done()
@@ -95,7 +111,8 @@ class CheckpointStore:
         tensors.mkdir(parents=True)
         save_file(snapshot.weights, tensors / "weights.safetensors")
         save_file(snapshot.optimizer | {"rng": snapshot.rng}, tensors / "optimizer.safetensors")
-        save_file(snapshot.critic, tensors / "critic.safetensors")
+        if snapshot.critic:
+            save_file(snapshot.critic, tensors / CRITIC_FILE)
         flush(tensors)
         (aside / STATE_FILE).write_text(json.dumps(state | {"digest": checksum(tensors)}))
         flush(aside)
@@ -129,7 +146,8 @@ def _read(folder: Path) -> Snapshot:
             )
         weights = load_file(folder / "tensors" / "weights.safetensors")
         optimizer = load_file(folder / "tensors" / "optimizer.safetensors")
-        critic = load_file(folder / "tensors" / "critic.safetensors")
+        critic_file = folder / "tensors" / CRITIC_FILE
+        critic = load_file(critic_file) if critic_file.exists() else {}
     except (OSError, ValueError, KeyError) as error:
         raise ModelError(f"the checkpoint {folder} cannot be read: {error}; delete it to resume before it") from error
     rng = optimizer.pop("rng")

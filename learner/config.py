@@ -114,6 +114,9 @@ class LearnerConfig(BaseModel):
     take_timeout_s: float = Field(600.0, gt=0, description="how long to wait for groups before giving up")
     optimizer: OptimizerConfig = Field(default_factory=OptimizerConfig)
     threads: int = Field(1, ge=1, description="CPU threads of the learner")
+    record: bool = Field(
+        False, description="write every group that is learned from to disk, in the run's groups/, for `areal replay`"
+    )
 
     @model_validator(mode="after")
     def _minibatches_hold_groups(self) -> "LearnerConfig":

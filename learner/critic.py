@@ -73,9 +73,18 @@ class Critic:
         """Forget the gradients gathered."""
         self._optimizer.discard()
 
+    @property
+    def scale(self) -> dict[str, float]:
+        """What is known of the returns' mean and deviation."""
+        return self._normaliser.state()
+
+    @scale.setter
+    def scale(self, scale: dict[str, float]) -> None:
+        self._normaliser.load(scale)
+
     def state(self) -> dict[str, Tensor]:
         """Weights, moments and scale, by name."""
-        scale = {name: torch.tensor(value, dtype=torch.float64) for name, value in self._normaliser.state().items()}
+        scale = {name: torch.tensor(value, dtype=torch.float64) for name, value in self.scale.items()}
         groups = {"weights": self._module.state_dict(), "optimizer": self._optimizer.state(), "scale": scale}
         return {f"{group}.{name}": tensor for group, tensors in groups.items() for name, tensor in tensors.items()}
 
@@ -87,4 +96,4 @@ class Critic:
             groups[group][name] = tensor
         self._module.load_state_dict(groups["weights"])
         self._optimizer.load_state(groups["optimizer"])
-        self._normaliser.load({name: float(value) for name, value in groups["scale"].items()})
+        self.scale = {name: float(value) for name, value in groups["scale"].items()}

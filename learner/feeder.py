@@ -81,7 +81,10 @@ class Feeder:
         did not survive. Asked of each new learner and each new server.
         """
         self._server = listing.server
-        self._lost = self._source.ledger.missing(listing.issued, self._lane.positions())
+        missing = self._source.ledger.missing(listing.issued, self._lane.positions())
+        for position in (each for each in missing if not self._teaches(each)):
+            self._source.pass_over(position)  # again: no checkpoint knows of the first time
+        self._lost = [position for position in missing if position not in self._source.ledger]
         if self._lost:
             logger.warning("%d prompts are lost, from %d on; they are issued again", len(self._lost), self._lost[0])
 

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from ..broker.bulletin import DRAIN, Bulletin
@@ -23,22 +22,19 @@ from ..broker.lane import Delivery, Lane
 from ..broker.rollcall import Activity
 from ..broker.trajectory import Group
 from ..broker.weights import open_store
-from .algorithm.config import AlgorithmConfig, Gae
-from .checkpoint import CheckpointStore, LearnerState, Snapshot, copied
-from .config import CheckpointConfig, DatasetConfig, EvaluationConfig, LearnerConfig, ModelConfig, StalenessConfig
-from .critic import Critic
+from .checkpoint import CheckpointStore, LearnerState
+from .config import CheckpointConfig, EvaluationConfig
 from .dataset import Dataset
-from .estimate import Estimator
 from .evaluator import Evaluator
 from .feeder import Feeder
 from .ledger import Ledger
-from .optimizer import Optimizer
-from .policy import TokenPolicy
 from .publisher import Publisher
-from .reference import reference_of
+from .pupil import Pupil, Training
+from .recording import Lesson, Recording
 from .screen import is_constant, unfit
+from .solved import SolveRates
 from .source import GroupSource
-from .trainer import Recipe, Trainer
+from .trainer import Taken
 
 logger = logging.getLogger(__name__)
 
@@ -56,22 +52,15 @@ MANY_CONSTANT = (
 
 
 @dataclass(frozen=True)
-class LearnerSettings:
+class LearnerSettings(Training):
     """What a learner is made of. `group_size` and `temperature` are the rollout's, which it must share."""
 
     run: str
     directory: Path
-    model: ModelConfig
-    dataset: DatasetConfig
-    learner: LearnerConfig
-    algorithm: AlgorithmConfig
-    staleness: StalenessConfig
     evaluation: EvaluationConfig
     checkpoint: CheckpointConfig
     broker: BrokerConfig
     group_size: int
-    temperature: float
-    seed: int
 
 
 class Learner:
@@ -89,19 +78,17 @@ class Learner:
         snapshot = self._checkpoints.load_latest()
         if snapshot is not None and snapshot.state.epoch >= self._epoch:  # a clock went back
             self._epoch = self._bulletin.lead(after=snapshot.state.epoch)
-        torch.manual_seed(settings.seed)
-        torch.set_num_threads(settings.learner.threads)
-
         self._event("learner: loading the model")
-        self._policy = TokenPolicy(settings.model.path, settings.model, _device())
-        self._optimizer = Optimizer(
-            self._policy.parameters(), settings.learner.optimizer, total_steps=settings.learner.steps
-        )
         dataset = Dataset(settings.dataset)
-        self._estimator = Estimator(settings.algorithm, dataset.identity)
-        self._critic = self._make_critic()
-        state = self._restore(snapshot)
-        self._trainer = self._make_trainer(state)
+        self._solved = SolveRates(settings.algorithm.filters.solved, dataset)
+        self._pupil = Pupil(settings, dataset.identity, snapshot)
+        state = LearnerState(step=0, version=0, trained=[], epoch=self._epoch)
+        if snapshot is not None:
+            state = snapshot.state
+            self._solved.load(state.solved)
+            self._event(f"learner: resumed from the checkpoint of step {state.step}")
+        self._recording = Recording(settings.directory / "groups")
+        self._recording.forget(after=state.step)
         self._source = GroupSource(
             self._lane,
             Ledger(state.trained),
@@ -117,7 +104,7 @@ class Learner:
             max_dead_letters=settings.broker.max_dead_letters,
             group_size=settings.group_size,
             epoch=self._epoch,
-            teaches=self._teaches,
+            teaches=self._solved.teaches,
         )
         self._evaluator = Evaluator(
             Lane(client, settings.run, EVAL),
@@ -126,38 +113,20 @@ class Learner:
             epoch=self._epoch,
             report=self._bulletin.report,
         )
-        self._publisher = Publisher(self._weights, self._policy.adapter_config(), epoch=self._epoch)
-        self._step = state.step
-        self._version = state.version
+        self._publisher = Publisher(self._weights, self._pupil.adapter_config(), epoch=self._epoch)
         self._refused = 0
         self._num_unfit = 0
 
     def run(self) -> None:
         """Train until the last step or the order to drain; leaves a checkpoint and a final record behind."""
         self._begin()
-        self._event(f"learner: at step {self._step} of {self._settings.learner.steps}, waiting for groups")
-        if self._step < self._settings.learner.steps:
+        self._event(f"learner: at step {self._pupil.step} of {self._settings.learner.steps}, waiting for groups")
+        if self._pupil.step < self._settings.learner.steps:
             self._evaluate()
-        while self._step < self._settings.learner.steps and not self._draining():
+        while self._pupil.step < self._settings.learner.steps and not self._draining():
             if not self._one_step():
                 break
         self._finish()
-
-    def _make_critic(self) -> Critic | None:
-        settings, advantage = self._settings, self._settings.algorithm.advantage
-        if not isinstance(advantage, Gae):
-            return None
-        return Critic(advantage.critic, settings.model, total_steps=settings.learner.steps, device=_device())
-
-    def _make_trainer(self, state: LearnerState) -> Trainer:
-        settings, reference = self._settings, None
-        if settings.algorithm.kl.coefficient > 0:
-            reference = reference_of(self._policy, settings.model.path, settings.model, _device())
-        recipe = Recipe(settings.learner, settings.algorithm, settings.staleness, settings.temperature)
-        made = Trainer(self._policy, self._optimizer, self._estimator, recipe, reference=reference, critic=self._critic)
-        for version, gap in state.resumes:
-            made.resume(version=version, gap=gap)
-        return made
 
     def _begin(self) -> None:
         """Publish what training starts from, and begin to fetch."""
@@ -173,7 +142,7 @@ class Learner:
             return False
         gathered = time.perf_counter()
         try:
-            taken = self._trainer.step([d.group for d in deliveries], step=self._step, version=self._version)
+            taken = self._learn([delivery.group for delivery in deliveries])
         except TrainingError as error:
             self._refused += 1
             self._refuse(deliveries, str(error))
@@ -184,18 +153,24 @@ class Learner:
         deliveries = [each for place, each in enumerate(deliveries) if place not in taken.refused]
         self._note_solved(deliveries)
         self._source.settle(deliveries)
-        self._step += 1
-        self._version += 1
-        self._activity.mark(self._version)
+        self._activity.mark(self._pupil.version)
         trained = time.perf_counter()
-        weights = copied(self._policy.weights())
-        publish_s = self._publisher.publish(self._version, weights)
+        weights = self._pupil.weights()
+        publish_s = self._publisher.publish(self._pupil.version, weights)
         self._top_up()
         self._after_step(weights)
         timing = {"wait_s": gathered - began, "train_s": trained - gathered, "publish_s": publish_s}
-        timing |= {"step_s": time.perf_counter() - began, "groups_replaced": self._source.filtered - filtered}
+        timing |= {"step_s": time.perf_counter() - began, "groups_filtered": self._source.filtered - filtered}
         self._report_step(deliveries, taken.measured | timing)
         return True
+
+    def _learn(self, groups: list[Group[Any]]) -> Taken:
+        """A step, and where that is wanted the recording of what it was taken on."""
+        version = self._pupil.version
+        taken = self._pupil.learn(groups)
+        if self._settings.learner.record:
+            self._recording.add(Lesson(self._pupil.step, version, self._pupil.resumes, groups), permit=self._permit)
+        return taken
 
     def _gather(self) -> list[Delivery]:
         """The groups of a step; none if told to drain while waiting for them.
@@ -228,14 +203,7 @@ class Learner:
 
     def _note_solved(self, deliveries: list[Delivery]) -> None:
         for group in (delivery.group for delivery in deliveries):
-            row, epoch = self._dataset.identity(group.prompt_id), self._dataset.epoch(group.prompt_id)
-            self._solved.note(row, group.rewards.tolist(), epoch=epoch)
-
-    def _teaches(self, position: int) -> bool:
-        """Whether to issue a position: its row is neither always nor never answered rightly, or that is no matter."""
-        if self._settings.algorithm.filters.solved is None:
-            return True
-        return self._solved.teaches(self._dataset.identity(position), epoch=self._dataset.epoch(position))
+            self._solved.note(group.prompt_id, group.rewards.tolist())
 
     def _refuse(self, deliveries: list[Delivery], cause: str) -> None:
         """Dead-letter groups that cannot be learned from; raises TrainingError when batch after batch is like that."""
@@ -248,7 +216,7 @@ class Learner:
 
     def _unfit(self, group: Group[Any]) -> str | None:
         """Why a group that has come cannot be learned from; the first few such are told of, all are dead letters."""
-        cause = unfit(group, self._policy.vocab_size)
+        cause = unfit(group, self._pupil.vocab_size)
         if cause is not None:
             self._num_unfit += 1
             if self._num_unfit <= MAX_TOLD:
@@ -257,24 +225,24 @@ class Learner:
         return cause
 
     def _after_step(self, weights: dict[str, Tensor]) -> None:
-        last = self._step == self._settings.learner.steps
-        if not last and self._step % self._settings.checkpoint.every_steps == 0:
+        last = self._pupil.step == self._settings.learner.steps
+        if not last and self._pupil.step % self._settings.checkpoint.every_steps == 0:
             self._checkpoint(weights)
         every = self._settings.evaluation.every_steps
-        if not last and every and self._step % every == 0:
+        if not last and every and self._pupil.step % every == 0:
             self._evaluate()
 
     def _finish(self) -> None:
-        self._checkpoint(copied(self._policy.weights()))
+        self._checkpoint(self._pupil.weights())
         self._publisher.wait()
-        finished = self._step >= self._settings.learner.steps
+        finished = self._pupil.step >= self._settings.learner.steps
         if finished and self._settings.evaluation.every_steps:
             self._evaluate_last()
         self._checkpoints.wait()
         self._source.close()
         self._evaluator.close()
         if finished:
-            self._policy.save_pretrained(self._settings.directory / "model")
+            self._pupil.save_pretrained(self._settings.directory / "model")
         self._bulletin.report(self._final_record(finished))
 
     def _evaluate_last(self) -> None:
@@ -283,53 +251,47 @@ class Learner:
         deadline = time.monotonic() + FINAL_EVALUATION_S
         began = False
         while not (self._evaluator.finish(EVALUATION_TICK_S) and began):
-            began = began or self._evaluator.begin(step=self._step, version=self._version)
+            began = began or self._evaluator.begin(step=self._pupil.step, version=self._pupil.version)
             self._publisher.ensure()
             if self._draining() or time.monotonic() > deadline:
                 self._event("learner: the last evaluation did not end in time", level="warning")
                 return
 
-    def _restore(self, snapshot: Snapshot | None) -> LearnerState:
-        """The state of a checkpoint, its tensors loaded; or that of the beginning."""
-        if snapshot is None:
-            return LearnerState(step=0, version=0, trained=[], epoch=self._epoch)
-        self._policy.load_weights(snapshot.weights)
-        self._optimizer.load_state(snapshot.optimizer)
-        self._estimator.load(snapshot.state.estimator)
-        if self._critic is not None:
-            self._critic.load(snapshot.critic)
-        torch.set_rng_state(snapshot.rng)
-        self._event(f"learner: resumed from the checkpoint of step {snapshot.state.step}")
-        return snapshot.state
-
     def _publish_start(self) -> None:
         """Publish what training starts from, under a version above every one that an earlier learner published."""
         latest = self._weights.latest()
         if latest is not None:
-            version = max(self._version, latest.version) + 1
-            self._trainer.resume(version=version, gap=version - self._version)
-            self._version = version
-        self._publisher.publish(self._version, copied(self._policy.weights()))
+            self._pupil.rename(max(self._pupil.version, latest.version) + 1)
+        self._publisher.publish(self._pupil.version, self._pupil.weights())
         self._publisher.wait()
 
     def _checkpoint(self, weights: dict[str, Tensor]) -> None:
         """Copy the rest of the state aside too and let it be written; what it covers is acknowledged once it is durable."""
-        trained, resumes = self._source.ledger.ranges(), list(self._trainer.resumes)
-        state = LearnerState(
-            self._step, self._version, trained, self._epoch, resumes, self._source.filtered, self._estimator.state()
+        trained = self._source.ledger.ranges()
+        snapshot = self._pupil.snapshot(
+            weights,
+            trained=trained,
+            epoch=self._epoch,
+            filtered=self._source.filtered,
+            solved=self._solved.state(),
         )
-        critic = {} if self._critic is None else copied(self._critic.state())
-        snapshot = Snapshot(state, weights, copied(self._optimizer.state()), critic, torch.get_rng_state())
         covered = self._source.settled()
         self._checkpoints.save(
             snapshot,
-            permit=lambda: require_lead(self._client, self._settings.run, self._epoch),
+            permit=self._permit_checkpoint,
             done=lambda: self._source.acknowledge(covered),
         )
 
+    def _permit_checkpoint(self) -> None:
+        self._recording.wait()  # so that no batch that it covers is missing there
+        self._permit()
+
+    def _permit(self) -> None:
+        require_lead(self._client, self._settings.run, self._epoch)
+
     def _evaluate(self) -> None:
-        if not self._evaluator.begin(step=self._step, version=self._version):
-            logger.info("no evaluation at step %d: the one before is still under way", self._step)
+        if not self._evaluator.begin(step=self._pupil.step, version=self._pupil.version):
+            logger.info("no evaluation at step %d: the one before is still under way", self._pupil.step)
 
     def _idle(self) -> bool:
         """Called while waiting for groups: replace what was lost on the way; True to stop waiting."""
@@ -338,8 +300,8 @@ class Learner:
         return self._draining()
 
     def _top_up(self) -> None:
-        needed = (self._settings.learner.steps - self._step) * self._settings.learner.groups_per_step
-        self._feeder.top_up(version=self._version, needed=needed)
+        needed = (self._settings.learner.steps - self._pupil.step) * self._settings.learner.groups_per_step
+        self._feeder.top_up(version=self._pupil.version, needed=needed)
 
     def _draining(self) -> bool:
         return self._bulletin.ordered() == DRAIN
@@ -348,9 +310,9 @@ class Learner:
         record: dict[str, Any] = {
             "kind": "step",
             "time": time.time(),
-            "step": self._step,
+            "step": self._pupil.step,
             "steps": self._settings.learner.steps,
-            "version": self._version,
+            "version": self._pupil.version,
             "epoch": self._epoch,
             "prompt_ids": [delivery.group.prompt_id for delivery in deliveries],
             "reward_parts": _mean_parts(deliveries),
@@ -364,8 +326,8 @@ class Learner:
             "kind": "final",
             "time": time.time(),
             "finished": finished,
-            "step": self._step,
-            "version": self._version,
+            "step": self._pupil.step,
+            "version": self._pupil.version,
             "groups_trained": len(ledger) - self._source.filtered,
             "groups_filtered": self._source.filtered,
             "groups_lost": len(ledger.missing(depth.issued, self._lane.positions())),
@@ -386,7 +348,3 @@ def _mean_parts(deliveries: Sequence[Delivery]) -> dict[str, float]:
             for name, value in trajectory.reward_parts.items():
                 parts.setdefault(name, []).append(value)
     return {name: sum(values) / len(values) for name, values in parts.items()}
-
-
-def _device() -> str:
-    return "cuda" if torch.cuda.is_available() else "cpu"

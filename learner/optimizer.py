@@ -35,22 +35,19 @@ class Optimizer:
         )
 
     def step(self, step: int) -> tuple[float, float]:
-        """Update by the gradients gathered, at the rate of `step` (from 0), and clear them; (gradient norm, rate).
+        """`clip`, then `apply`; (gradient norm, rate)."""
+        return self.clip(step), self.apply(step)
 
-        Raises TrainingError, the weights untouched, if the gradient is not finite.
-        """
-        return self.shorten(step), self.move(step)
-
-    def shorten(self, step: int) -> float:
-        """The norm of the gradients gathered, which are then shortened. Raises TrainingError if it is not finite."""
+    def clip(self, step: int) -> float:
+        """Shorten the gradients gathered; returns their norm. Raises TrainingError if that is not finite."""
         norm = float(torch.nn.utils.clip_grad_norm_(self._masters, self._config.max_grad_norm))
         if not math.isfinite(norm):
             self.discard()
             raise TrainingError(f"the gradient's norm is {norm} at step {step}; this update is not made")
         return norm
 
-    def move(self, step: int) -> float:
-        """Update by the gradients, which `shorten` has found fit, and clear them; returns the rate."""
+    def apply(self, step: int) -> float:
+        """Update by the gradients gathered, at the rate of `step` (from 0), and clear them; returns the rate."""
         rate = learning_rate(self._config, step, self._total_steps)
         for group in self._adamw.param_groups:
             group["lr"] = rate

@@ -3,8 +3,9 @@
 from collections.abc import Sequence
 from dataclasses import astuple, dataclass
 
+from ..broker.errors import ConfigError
 from .algorithm.config import SolvedConfig
-from .algorithm.running import Key
+from .dataset import Dataset
 
 
 @dataclass(slots=True)
@@ -17,25 +18,41 @@ class Record:
 
 
 class SolveRates:
-    """How often each row has been answered rightly, over epochs."""
+    """How often each row has been answered rightly, over epochs; without a configuration nothing is kept, and all teach."""
 
-    def __init__(self, config: SolvedConfig) -> None:
-        self._config = config
+    def __init__(self, config: SolvedConfig | None, dataset: Dataset) -> None:
+        if config is not None and dataset.num_rows is None:
+            raise ConfigError(
+                "algorithm.filters.solved is for rows that come again, and those of dataset.source are made on the fly: "
+                "leave it out, or take a .jsonl file"
+            )
+        self._config = config or SolvedConfig()
+        self._dataset = dataset
+        self._is_on = config is not None
         self._records: dict[str, Record] = {}
 
-    def note(self, row: Key, rewards: Sequence[float], *, epoch: int) -> None:
-        """Count the answers to a row, issued in this epoch. What was known before a retry is forgotten."""
-        record = self._records.setdefault(str(row), Record(epoch=epoch))
+    def note(self, position: int, rewards: Sequence[float]) -> None:
+        """Count the answers to the row that this position issued. What was known before a retry is forgotten."""
+        if not self._is_on:
+            return
+        row, epoch = self._row(position)
+        record = self._records.setdefault(row, Record(epoch=epoch))
         if self._decided(record) and self._due(record, epoch):
             record.answers = record.right = 0
         record.answers += len(rewards)
         record.right += sum(reward >= self._config.right_at for reward in rewards)
         record.epoch = max(record.epoch, epoch)
 
-    def teaches(self, row: Key, *, epoch: int) -> bool:
-        """Whether to issue the row in this epoch: it is undecided, or due to be tried again."""
-        record = self._records.get(str(row))
+    def teaches(self, position: int) -> bool:
+        """Whether to issue this position: its row is undecided, or due to be tried again."""
+        if not self._is_on:
+            return True
+        row, epoch = self._row(position)
+        record = self._records.get(row)
         return record is None or not self._decided(record) or self._due(record, epoch)
+
+    def _row(self, position: int) -> tuple[str, int]:
+        return str(self._dataset.identity(position)), self._dataset.epoch(position)
 
     def state(self) -> dict[str, list[int]]:
         """What `load` takes back, of JSON values."""

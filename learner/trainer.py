@@ -8,6 +8,7 @@ Legend: S trajectories of a batch, A actions of it, M actions of a micro-batch.
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, fields, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -108,10 +109,11 @@ class Trainer:
         """One step on `groups` with weights of `version`.
 
         An update whose loss or gradient is not finite is not made, and its groups are refused; TrainingError is raised
-        where that leaves no group. Trajectories that teach nothing (no advantage, no KL term) count in the mean and are
-        left out of the passes; a minibatch of nothing else leaves the weights as they are.
+        where that leaves no group, and nothing has changed then. Trajectories that teach nothing (no advantage, no KL
+        term) count in the mean and are left out of the passes; a minibatch of nothing else leaves the weights as they
+        are.
         """
-        batch = Batch.of(groups)
+        batch, statistics = Batch.of(groups), self._statistics()
         work = self._begin(batch, step, version)
         minibatches = deal(batch, self._needed(work.actions), count=self._count, budget=self._budget)
         self._find_proximal(work, [micro for minibatch in minibatches for micro in minibatch.microbatches])
@@ -123,6 +125,7 @@ class Trainer:
             except TrainingError as error:
                 refused |= dict.fromkeys(minibatch.groups, str(error))
         if len(refused) == len(groups):
+            self._restore(*statistics)
             raise TrainingError(next(iter(refused.values())))
         ages = measure_ages(work.actions.age_A, work.actions.keep_A, self._recipe.staleness.max)
         num_learned = sum(minibatch.groups[0] not in refused for minibatch in minibatches)
@@ -136,6 +139,15 @@ class Trainer:
     @property
     def _budget(self) -> int:
         return self._recipe.learner.tokens_per_microbatch
+
+    def _statistics(self) -> tuple[dict[str, Any], dict[str, float]]:
+        """What a batch changes before any update: the estimator's memory and the critic's scale."""
+        return self._estimator.state(), {} if self._critic is None else self._critic.scale
+
+    def _restore(self, estimator: dict[str, Any], scale: dict[str, float]) -> None:
+        self._estimator.load(estimator)
+        if self._critic is not None:
+            self._critic.scale = scale
 
     def _begin(self, batch: Batch, step: int, version: int) -> Work:
         """What is known of the batch before any update: ages, what counts and how much, advantages."""
@@ -254,10 +266,10 @@ class Trainer:
             with work.watch.of("forward_backward_s"):
                 sums = [self._pass(micro, work) for micro in minibatch.microbatches]
             with work.watch.of("optimizer_s"):
-                norm = self._optimizer.shorten(work.step)
+                norm = self._optimizer.clip(work.step)
                 if self._critic is not None:
                     self._critic.update(work.step)
-                rate = self._optimizer.move(work.step)
+                rate = self._optimizer.apply(work.step)
         except TrainingError:
             self._optimizer.discard()
             if self._critic is not None:

@@ -4,6 +4,7 @@ import pytest
 
 from areal.broker.errors import ConfigError
 from areal.launch.config import RunConfig, load_run_config, load_warmstart_config, to_yaml
+from areal.learner.algorithm.config import Gspo
 
 MINIMAL = """
 model: {path: models/sort}
@@ -30,6 +31,19 @@ def test_overrides_win_and_interpolation_resolves(path: Path) -> None:
     config = load_run_config(path, ["run=other", "learner.optimizer.lr=3e-4", "rollout.sampling.stop=[a,b]"])
     assert (config.run, config.learner.steps, config.learner.optimizer.lr) == ("other", 7, 3e-4)
     assert config.rollout.sampling.stop == ["a", "b"]
+
+
+def test_a_part_of_a_resolved_configuration_that_is_named_anew_begins_from_its_own_defaults(path: Path) -> None:
+    path.write_text(to_yaml(load_run_config(path, ["algorithm.objective.clip_high=0.5", "algorithm.aggregate=group"])))
+    same = load_run_config(path, ["algorithm.objective.name=ppo"], resolved=True).algorithm
+    assert same.objective.name == "ppo" and same.objective.clip_high == 0.5
+    other = load_run_config(path, ["algorithm.objective.name=gspo", "algorithm.objective.clip_low=0.1"], resolved=True)
+    assert other.algorithm.objective == Gspo(clip_low=0.1) and other.algorithm.aggregate == "group"
+
+
+def test_a_model_folder_is_found_beside_the_configuration(path: Path) -> None:
+    (path.parent / "models" / "sort").mkdir(parents=True)
+    assert load_run_config(path).model.path == str((path.parent / "models" / "sort").resolve())
 
 
 @pytest.mark.parametrize(

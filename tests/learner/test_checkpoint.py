@@ -52,6 +52,14 @@ def test_the_newest_stay(tmp_path: Path) -> None:
     assert latest is not None and latest.state.step == 100
 
 
+def test_that_of_a_step_is_loaded_while_it_is_kept(tmp_path: Path) -> None:
+    store = CheckpointStore(tmp_path, keep=2)
+    save(store, 5, 10, 15)
+    assert store.load(10).state.step == 10
+    with pytest.raises(ModelError, match=r"there is no checkpoint of step 5 in .*; those there: 10, 15"):
+        store.load(5)
+
+
 def test_the_same_state_is_written_once(tmp_path: Path) -> None:
     store = CheckpointStore(tmp_path, keep=2)
     save(store, 5)

@@ -24,6 +24,7 @@ from areal.broker.trajectory import NOT_AN_ACTION, DenoisingTrajectory, Group, P
 from areal.broker.transport import SharedDirectory
 from areal.broker.weights import WeightStore
 from areal.learner.algorithm.config import AlgorithmConfig
+from areal.learner.checkpoint import CheckpointStore
 from areal.learner.config import (
     CheckpointConfig,
     DatasetConfig,
@@ -32,7 +33,10 @@ from areal.learner.config import (
     ModelConfig,
     StalenessConfig,
 )
+from areal.learner.dataset import Dataset
 from areal.learner.learner import Learner, LearnerSettings
+from areal.learner.recording import Recording
+from areal.learner.replay import Replay
 from areal.learner.trainer import Taken
 
 from .test_trainer import VOCAB, save_tiny_llama
@@ -205,7 +209,7 @@ def test_a_drained_run_goes_on_where_it_stopped(client: Client, run: str, tmp_pa
         thread = threading.Thread(target=learner.run)
         thread.start()
         deadline = time.monotonic() + 20
-        while learner._step < 3 and time.monotonic() < deadline:
+        while learner._pupil.step < 3 and time.monotonic() < deadline:
             time.sleep(0.01)
         bulletin.keep_order(DRAIN)
         thread.join(timeout=20)
@@ -329,7 +333,7 @@ def test_groups_that_do_not_fit_the_model_are_dead_lettered_and_training_goes_on
 
 def spoil_weights(learner: Learner) -> None:
     with torch.no_grad():
-        next(learner._policy.parameters()).fill_(float("nan"))
+        next(learner._pupil._policy.parameters()).fill_(float("nan"))
 
 
 def test_three_batches_in_a_row_without_a_finite_loss_end_the_learner(client: Client, run: str, tmp_path: Path) -> None:
@@ -355,10 +359,10 @@ def test_each_refused_group_is_dead_lettered_with_its_own_cause(
     client: Client, run: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     learner = Learner(settings_of(run, tmp_path, steps=1, groups_per_step=3), client)
-    take = learner._trainer.step
+    take = learner._pupil._trainer.step
     refused = {0: "the loss is nan", 2: "the gradient's norm is inf"}
     monkeypatch.setattr(
-        learner._trainer, "step", lambda *given, **named: Taken(take(*given, **named).measured, refused)
+        learner._pupil._trainer, "step", lambda *given, **named: Taken(take(*given, **named).measured, refused)
     )
     with rollout(client, run, tmp_path):
         learner.run()
@@ -399,11 +403,35 @@ def test_a_run_whose_groups_all_teach_nothing_goes_on_and_says_so(client: Client
             Bulletin(client, run).keep_order(DRAIN)
             pytest.fail("no step was taken")
     steps = records(client, run, "step")
-    assert [(record["groups_replaced"], record["groups_without_variance"]) for record in steps] == [(4, 2), (4, 2)]
+    assert [(record["groups_filtered"], record["groups_without_variance"]) for record in steps] == [(4, 2), (4, 2)]
     (final,) = records(client, run, "final")
     assert (final["groups_trained"], final["groups_filtered"], final["groups_lost"]) == (4, 8, 0)
     told = [record["text"] for record in records(client, run, "event") if record["level"] == "warning"]
     assert len(told) == 2 and "teaches nothing" in told[0]
+
+
+def test_rows_that_are_always_answered_rightly_are_issued_no_more(client: Client, run: str, tmp_path: Path) -> None:
+    """Two of eight rows are: after their first answers they are passed over, over a death too."""
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text("".join(json.dumps({"prompt": str(number)}) + "\n" for number in range(8)))
+    source = DatasetConfig(source=str(rows), eval_size=0)
+    identity = Dataset(source).identity
+    solved = AlgorithmConfig.model_validate({"filters": {"solved": {"min_answers": 3, "retry_epochs": 0}}})
+    settings = dataclasses.replace(
+        settings_of(run, tmp_path, steps=16), dataset=source, algorithm=solved, evaluation=NO_EVALUATION
+    )
+    with rollout(client, run, tmp_path, spoils=lambda number: identity(number) in (1, 5), spoilt=without_variance):
+        abandon(Learner(settings, client), after=9)  # with a checkpoint of step 8 behind it
+        Learner(settings, client).run()
+    records_ = records(client, run, "step")
+    steps = [*records_[:8], *records_[9:]]
+    trained = [number for record in steps for number in record["prompt_ids"]]
+    assert len(trained) == len(set(trained)) == 32
+    assert all(identity(number) not in (1, 5) for number in trained if number >= 16), "both were known by then"
+    assert max(trained) > 32
+    (final,) = records(client, run, "final")
+    assert (final["groups_trained"], final["groups_lost"], final["outstanding"]) == (32, 0, 0)
+    assert final["groups_filtered"] >= 4
 
 
 def test_a_critic_is_resumed_with_its_policy(client: Client, run: str, tmp_path: Path) -> None:
@@ -413,10 +441,59 @@ def test_a_critic_is_resumed_with_its_policy(client: Client, run: str, tmp_path:
         first = Learner(settings, client)
         abandon(first, after=2)
         second = Learner(settings, client)
-        assert first._critic is not None and second._critic is not None
-        left, right = first._critic.state(), second._critic.state()
+        assert first._pupil._critic is not None and second._pupil._critic is not None
+        left, right = first._pupil._critic.state(), second._pupil._critic.state()
         assert left.keys() == right.keys() and all(torch.equal(left[name], right[name]) for name in left)
         assert left["weights.head.weight"].abs().max() > 0
         second.run()
     (final,) = records(client, run, "final")
     assert (final["groups_trained"], final["groups_lost"]) == (12, 0)
+
+
+def replayed(settings: LearnerSettings, folder: Path, start: int = 0) -> tuple[CheckpointStore, list[dict[str, Any]]]:
+    """What a replay of the run leaves behind: its checkpoints and its records."""
+    told: list[dict[str, Any]] = []
+    replay = Replay(settings, settings.checkpoint, run=settings.directory, folder=folder, start=start)
+    replay.run(settings.learner.steps, told.append)
+    return CheckpointStore(folder / "checkpoints", keep=2), told
+
+
+def assert_same_end(learned: CheckpointStore, again: CheckpointStore) -> None:
+    left, right = learned.load_latest(), again.load_latest()
+    assert left is not None and right is not None
+    assert left.state.estimator == right.state.estimator and left.state.version == right.state.version
+    for name in ("weights", "optimizer", "critic"):
+        ours, theirs = getattr(left, name), getattr(right, name)
+        assert ours.keys() == theirs.keys() and all(torch.equal(ours[key], theirs[key]) for key in ours), name
+
+
+@pytest.mark.parametrize("advantage", ["grpo", "per_prompt", "gae"])
+def test_what_was_recorded_makes_the_same_weights_again(
+    client: Client, run: str, tmp_path: Path, advantage: str
+) -> None:
+    """Over a death, after which lessons of the lineage that is lost are replaced; spoilt groups are none of them."""
+    settings = dataclasses.replace(
+        settings_of(run, tmp_path, record=True, optimizer={"lr": 1e-3}),
+        algorithm=AlgorithmConfig.model_validate({"advantage": {"name": advantage}}),
+        evaluation=NO_EVALUATION,
+    )
+    with rollout(client, run, tmp_path, spoils=lambda number: number % 5 == 4):
+        abandon(Learner(settings, client), after=3)  # with a checkpoint of step 2 behind it
+        second = Learner(settings, client)
+        assert Recording(tmp_path / "groups").steps() == [1, 2]
+        second.run()
+    steps = records(client, run, "step")
+    surviving = [*steps[:2], *steps[3:]]
+    assert Recording(tmp_path / "groups").steps() == [1, 2, 3, 4, 5, 6]
+    again, told = replayed(settings, tmp_path / "again")
+    assert_same_end(CheckpointStore(tmp_path / "checkpoints", keep=2), again)
+    for name in ("step", "version", "prompt_ids", "loss", "grad_norm", "lr", "staleness_mean", "tokens_trained"):
+        assert [record[name] for record in told] == [record[name] for record in surviving], name
+    from_checkpoint, _ = replayed(settings, tmp_path / "from-4", start=4)
+    assert_same_end(CheckpointStore(tmp_path / "checkpoints", keep=2), from_checkpoint)
+
+
+def test_nothing_is_recorded_unless_wanted(client: Client, run: str, tmp_path: Path) -> None:
+    with rollout(client, run, tmp_path):
+        Learner(dataclasses.replace(settings_of(run, tmp_path, steps=1), evaluation=NO_EVALUATION), client).run()
+    assert not (tmp_path / "groups").exists()

@@ -440,6 +440,24 @@ def test_a_critic_that_is_not_finite_stops_the_step(folder: Path) -> None:
     assert all(np.isfinite(value) for value in scale.values())
 
 
+@pytest.mark.parametrize("advantage", [{"name": "per_prompt", "min_count": 2}, {"name": "gae"}])
+def test_a_batch_that_is_refused_whole_leaves_no_trace(folder: Path, advantage: dict[str, Any]) -> None:
+    """Not in the weights, the critic's or the statistics: what comes after makes of them what it would have made."""
+    ended = []
+    for spoilt in (False, True):
+        policy, trainer = made(folder, algorithm={"advantage": advantage})
+        trainer.step(batch(policy), step=0, version=0)
+        if spoilt:
+            groups = batch(policy, seed=1)
+            groups[1].trajectories[0].behaviour_logprobs[-1] = np.nan
+            with pytest.raises(TrainingError, match="the loss is nan"):
+                trainer.step(groups, step=1, version=1)
+        trainer.step(batch(policy, seed=2), step=1, version=1)
+        trainer.step(batch(policy, seed=3), step=2, version=2)
+        ended.append(copied(policy.weights()))
+    assert same(*ended)
+
+
 def test_a_critic_learns_what_answers_are_worth(folder: Path) -> None:
     """The same batch again and again: the value loss falls."""
     critic = {"optimizer": {"lr": 3e-3}, "clip": 10.0}
