@@ -71,6 +71,12 @@ class BrokerPart(BaseModel):
     broker: BrokerConfig = Field(default_factory=BrokerConfig)
 
 
+class ModelPart(BaseModel):
+    """The part of a configuration that says what is trained."""
+
+    model: ModelConfig
+
+
 class WarmstartFile(BaseModel):
     """Everything that `areal pretrain` can be told."""
 
@@ -89,6 +95,7 @@ def load_run_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
             f"{path}: cluster.address needs broker.url: the roles on other nodes must reach the same Redis"
         )
     folder = path.resolve().parent
+    config.model.path = _found_folder(config.model.path, folder)
     dataset = config.dataset
     dataset.source = _found(dataset.source, folder)
     dataset.eval_source = dataset.eval_source and _found(dataset.eval_source, folder)
@@ -108,6 +115,11 @@ def load_warmstart_config(path: Path, overrides: Sequence[str] = ()) -> Warmstar
 def load_broker_config(path: Path) -> BrokerConfig:
     """What a run's config.yaml says of the broker, whatever the rest of it says. Raises ConfigError."""
     return validated(BrokerPart, _load(path, ()), path).broker
+
+
+def load_model_config(path: Path) -> ModelConfig:
+    """What a run's config.yaml says of the model, whatever the rest of it says. Raises ConfigError."""
+    return validated(ModelPart, _load(path, ()), path).model
 
 
 def to_yaml(config: BaseModel) -> str:
@@ -183,6 +195,12 @@ def _keys(model: type[BaseModel], location: Sequence[str | int]) -> tuple[list[s
 def _nested(annotation: Any) -> list[Any]:
     inner = list(get_args(annotation))
     return inner + [deeper for kind in inner for deeper in _nested(kind)]
+
+
+def _found_folder(name: str, folder: Path) -> str:
+    """An absolute path for what names a folder; names of other things as they are."""
+    places = (folder / Path(name).expanduser(), Path.cwd() / Path(name).expanduser())
+    return next((str(place.resolve()) for place in places if place.is_dir()), name)
 
 
 def _found(name: str, folder: Path) -> str:

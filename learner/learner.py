@@ -79,7 +79,11 @@ class Learner:
         self._bulletin = Bulletin(client, settings.run)
         self._lane = Lane(client, settings.run, TRAIN)
         self._weights = open_store(client, settings.run, settings.broker, settings.directory / "weights")
-        self._checkpoints = CheckpointStore(settings.directory / "checkpoints", keep=settings.checkpoint.keep)
+        self._checkpoints = CheckpointStore(
+            settings.directory / "checkpoints",
+            keep=settings.checkpoint.keep,
+            archive_every=settings.checkpoint.archive_every_steps,
+        )
         self._epoch = self._bulletin.lead()  # first, so that no earlier learner writes a checkpoint after this look
         snapshot = self._checkpoints.load_latest()
         if snapshot is not None and snapshot.state.epoch >= self._epoch:  # a clock went back
@@ -236,6 +240,8 @@ class Learner:
         last = self._step == self._settings.learner.steps
         if not last and self._step % self._settings.checkpoint.every_steps == 0:
             self._checkpoint(weights)
+        elif not last and self._checkpoints.archives(self._step):
+            self._checkpoints.archive(self._state(), weights, permit=self._require_lead)
         every = self._settings.evaluation.every_steps
         if not last and every and self._step % every == 0:
             self._evaluate()
@@ -290,18 +296,19 @@ class Learner:
 
     def _checkpoint(self, weights: dict[str, Tensor]) -> None:
         """Copy the rest of the state aside too and let it be written; what it covers is acknowledged once it is durable."""
+        critic = {} if self._critic is None else copied(self._critic.state())
+        snapshot = Snapshot(self._state(), weights, copied(self._optimizer.state()), critic, torch.get_rng_state())
+        covered = self._source.settled()
+        self._checkpoints.save(snapshot, permit=self._require_lead, done=lambda: self._source.acknowledge(covered))
+
+    def _state(self) -> LearnerState:
         trained, resumes = self._source.ledger.ranges(), list(self._trainer.resumes)
-        state = LearnerState(
+        return LearnerState(
             self._step, self._version, trained, self._epoch, resumes, self._filtered, self._estimator.state()
         )
-        critic = {} if self._critic is None else copied(self._critic.state())
-        snapshot = Snapshot(state, weights, copied(self._optimizer.state()), critic, torch.get_rng_state())
-        covered = self._source.settled()
-        self._checkpoints.save(
-            snapshot,
-            permit=lambda: require_lead(self._client, self._settings.run, self._epoch),
-            done=lambda: self._source.acknowledge(covered),
-        )
+
+    def _require_lead(self) -> None:
+        require_lead(self._client, self._settings.run, self._epoch)
 
     def _evaluate(self) -> None:
         if not self._evaluator.begin(step=self._step, version=self._version):
