@@ -24,6 +24,7 @@ examples:
   areal replay quickstart algorithm.objective.name=gspo     train again on the groups that a run recorded
   areal runs                                                which runs there are, and which of them run
   areal dead list quickstart                                what could not be done, and why
+  areal export quickstart                                   the newest checkpoint, as vLLM and transformers load it
 
 exit codes: 0 done, 1 failed, 2 bad usage or configuration, 130 interrupted (and saved)
 """
@@ -64,6 +65,27 @@ PURGE_EXAMPLES = """\
 examples:
   areal purge quickstart                          asks first
   areal purge quickstart-4f0c --broker redis://host:6379/0 --yes
+"""
+
+EXPORT_EXAMPLES = """\
+examples:
+  areal export quickstart                         the newest checkpoint, into runs/quickstart/export-step-N/
+  areal export quickstart --step 40 --output ./forty
+  areal export smollm2_arithmetic --merged        of a LoRA run: the whole model, not the adapter alone
+
+It may be called while the run goes on. A run keeps its newest checkpoints (checkpoint.keep), and for good the weights of
+every checkpoint.archive_every_steps steps.
+"""
+
+MERGE_EXAMPLES = """\
+examples:
+  areal merge quickstart --steps 20,40,60                           their mean
+  areal merge quickstart --steps 20,40,60 --weights=-0.2,0.4,0.8    in these proportions; they may be negative
+  areal merge quickstart --steps 20,40,60 --by metric               the better it was evaluated, the more it weighs
+  areal merge quickstart --steps 20,40,60 --by search --score ./score.py:score --evaluations 50
+
+A score is a Python function that takes the folder of a model (a Path) and returns a number, the higher the better. Of a
+LoRA run the products of the adapters are averaged, and the whole model is written.
 """
 
 
@@ -182,6 +204,21 @@ def _purge(options: argparse.Namespace) -> int:
         return purge(run, yes=options.yes)
 
 
+def _export(options: argparse.Namespace) -> int:
+    from .export import export, source_of
+
+    source = source_of(options.run, options.directory)
+    return export(source, step=options.step, output=options.output, merged=options.merged)
+
+
+def _merge(options: argparse.Namespace) -> int:
+    from .export import source_of
+    from .merge import Choice, merge
+
+    choice = Choice(options.by, options.weights, options.score, options.evaluations, options.seed)
+    return merge(source_of(options.run, options.directory), options.steps, choice, output=options.output)
+
+
 def _opened(options: argparse.Namespace) -> "AbstractContextManager[Located]":
     from .locate import open_run
 
@@ -225,6 +262,8 @@ def _parser() -> argparse.ArgumentParser:
     purge = _command(commands, "purge", _purge, "delete all that Redis holds of a run", PURGE_EXAMPLES + WHERE)
     _add_place(purge)
     purge.add_argument("--yes", action="store_true", help="do not ask")
+    _add_export(commands)
+    _add_merge(commands)
     return parser
 
 
@@ -232,12 +271,11 @@ def _add_replay(commands: Any) -> None:
     """`areal replay RUN …`."""
     says = "train again on the groups that a run has recorded, and compare"
     replay = _command(commands, "replay", _replay, says, REPLAY)
-    replay.add_argument("run", metavar="RUN", help="a run's directory or name")
+    _add_run(replay)
     replay.add_argument("overrides", nargs="*", metavar="key=value", help="settings that differ from the run's")
     replay.add_argument("--from", type=_count, default=0, dest="start", metavar="STEP", help="begin at a checkpoint")
     replay.add_argument("--steps", type=_count, metavar="N", help="how many steps to take; all that are recorded")
     replay.add_argument("--output", type=Path, metavar="FOLDER", help="where to write (replay-N in the run directory)")
-    _add_directory(replay)
 
 
 def _count(text: str) -> int:
@@ -245,6 +283,31 @@ def _count(text: str) -> int:
     if value < 0:
         raise argparse.ArgumentTypeError(f"{value} is less than 0")
     return value
+
+
+def _add_export(commands: Any) -> None:
+    says = "write the weights of a checkpoint in Hugging Face format"
+    command = _command(commands, "export", _export, says, EXPORT_EXAMPLES)
+    _add_run(command)
+    command.add_argument("--step", type=int, metavar="N", help="the step they are of; the newest by default")
+    command.add_argument("--merged", action="store_true", help="with LoRA: the model with the adapter merged in")
+    _add_output(command, "export-step-N")
+
+
+def _add_merge(commands: Any) -> None:
+    says = "average saved checkpoints into one model in Hugging Face format"
+    command = _command(commands, "merge", _merge, says, MERGE_EXAMPLES)
+    _add_run(command)
+    command.add_argument("--steps", type=_integers, required=True, metavar="N,N,…", help="the steps to be averaged")
+    how = command.add_mutually_exclusive_group()
+    how.add_argument("--weights", type=_numbers, metavar="W,W,…", help="of each step; they are divided by their sum")
+    how.add_argument(
+        "--by", choices=("uniform", "metric", "search"), default="uniform", help="how weights are found (uniform)"
+    )
+    command.add_argument("--score", metavar="./FILE.py:FUNCTION", help="what the search makes as high as it can")
+    command.add_argument("--evaluations", type=int, default=50, metavar="N", help="scores that the search takes (50)")
+    command.add_argument("--seed", type=int, default=0, metavar="N", help="of the search (0)")
+    _add_output(command, "merge-steps-FIRST-LAST")
 
 
 def _add_dead(commands: Any) -> None:
@@ -291,8 +354,7 @@ def _command(
 
 
 def _add_place(command: argparse.ArgumentParser, *, optional: bool = False) -> None:
-    command.add_argument("run", metavar="RUN", nargs="?" if optional else None, help="a run's directory, name or key")
-    _add_directory(command)
+    _add_run(command, "a run's directory, name or key", optional=optional)
     command.add_argument(
         "--broker",
         default=os.environ.get("AREAL_BROKER_URL") or None,
@@ -301,10 +363,33 @@ def _add_place(command: argparse.ArgumentParser, *, optional: bool = False) -> N
     )
 
 
-def _add_directory(command: argparse.ArgumentParser) -> None:
+def _add_run(
+    command: argparse.ArgumentParser, says: str = "a run's directory or name", *, optional: bool = False
+) -> None:
+    command.add_argument("run", metavar="RUN", nargs="?" if optional else None, help=says)
     command.add_argument(
         "--directory", type=Path, default=Path("runs"), metavar="DIR", help="folder of the run directories (runs)"
     )
+
+
+def _add_output(command: argparse.ArgumentParser, default: str) -> None:
+    command.add_argument(
+        "--output", type=Path, metavar="FOLDER", help=f"folder to make; {default} in the run directory by default"
+    )
+
+
+def _integers(text: str) -> list[int]:
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"whole numbers are wanted, as in 20,40,60, not {text!r}") from None
+
+
+def _numbers(text: str) -> list[float]:
+    try:
+        return [float(part) for part in text.split(",")]
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"numbers are wanted, as in 0.2,0.3,0.5, not {text!r}") from None
 
 
 def _add_json(command: argparse.ArgumentParser) -> None:

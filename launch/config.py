@@ -80,6 +80,12 @@ class BrokerPart(BaseModel):
     broker: BrokerConfig = Field(default_factory=BrokerConfig)
 
 
+class ModelPart(BaseModel):
+    """The part of a configuration that says what is trained."""
+
+    model: ModelConfig
+
+
 class WarmstartFile(BaseModel):
     """Everything that `areal pretrain` can be told."""
 
@@ -121,6 +127,11 @@ def load_warmstart_config(path: Path, overrides: Sequence[str] = ()) -> Warmstar
 def load_broker_config(path: Path) -> BrokerConfig:
     """What a run's config.yaml says of the broker, whatever the rest of it says. Raises ConfigError."""
     return validated(BrokerPart, _load(path, ()), path).broker
+
+
+def load_model_config(path: Path) -> ModelConfig:
+    """What a run's config.yaml says of the model, whatever the rest of it says. Raises ConfigError."""
+    return validated(ModelPart, _load(path, ()), path).model
 
 
 def to_yaml(config: BaseModel) -> str:

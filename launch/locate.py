@@ -72,7 +72,7 @@ def open_run(run: str, place: Place) -> Iterator[Located]:
             else:
                 yield Located(key, key, client, where)
     elif directory is None:
-        raise ArealError(_missing(run, place.directory))
+        raise ArealError(f"{_missing(run, place.directory)} (for a run on a Redis of yours give --broker URL)")
     else:
         with _open_directory(directory) as located:
             yield located
@@ -91,6 +91,14 @@ def find_directory(run: str, folder: Path) -> Path | None:
     if "/" in run:
         places.reverse()
     return next((path for path in places if _is_run(path)), None)
+
+
+def require_directory(run: str, folder: Path) -> Path:
+    """The same; raises ArealError, naming what there is instead."""
+    directory = find_directory(run, folder)
+    if directory is None:
+        raise ArealError(_missing(run, folder))
+    return directory
 
 
 def shared_broker(directory: Path) -> str | None:
@@ -163,11 +171,10 @@ def _key_on(client: Client, run: str, directory: Path | None, where: str) -> str
 
 
 def _missing(run: str, folder: Path) -> str:
-    elsewhere = "(for a run on a Redis of yours give --broker URL)"
     looked = f"there is no run {run!r}: neither {Path(run)} nor {folder / run} is a run directory"
     if not folder.is_dir():
-        return f"{looked}, and there is no folder {folder} (--directory) {elsewhere}"
-    return f"{looked}{_instead(run, [path.name for path in run_directories(folder)])} {elsewhere}"
+        return f"{looked}, and there is no folder {folder} (--directory)"
+    return looked + _instead(run, [path.name for path in run_directories(folder)])
 
 
 def _instead(run: str, names: Sequence[str]) -> str:

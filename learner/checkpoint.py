@@ -1,6 +1,7 @@
 """What a learner resumes from: copied aside at once, written in the background, whole or not there at all.
 
-checkpoints/step-00000020/  state.json  tensors/{weights,optimizer,critic}.safetensors
+checkpoints/step-00000020/          state.json  tensors/{weights,optimizer,critic}.safetensors
+checkpoints/archive/step-00000005/  state.json  tensors/weights.safetensors      not to resume from, but kept for good
 """
 
 import json
@@ -15,12 +16,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from ..broker.errors import DeadlineExceeded, ModelError
-from ..broker.folder import checksum, flush
+from ..broker.folder import checksum, flush, sync
 
 STATE_FILE = "state.json"
-CRITIC_FILE = "critic.safetensors"
-"""Only where there is a critic."""
-
+ARCHIVE = "archive"
 WRITE_TIMEOUT_S = 1800.0
 
 
@@ -55,11 +54,15 @@ class Snapshot:
 
 
 class CheckpointStore:
-    """Checkpoints of a run, one written at a time; the newest `keep` stay."""
+    """Checkpoints of a run, one written at a time; the newest `keep` stay.
 
-    def __init__(self, directory: Path, *, keep: int) -> None:
+    The weights of every `archive_every` steps are kept for good besides; 0 for none.
+    """
+
+    def __init__(self, directory: Path, *, keep: int, archive_every: int = 0) -> None:
         self._directory = directory
         self._keep = keep
+        self._archive_every = archive_every
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._pending: Future[None] | None = None
 
@@ -70,6 +73,15 @@ class CheckpointStore:
         """
         self.wait()
         self._pending = self._writer.submit(self._write, snapshot, permit, done)
+
+    def archives(self, step: int) -> bool:
+        """Whether the weights of that step are kept for good; where it is saved, `save` sees to that too."""
+        return 0 < self._archive_every <= step and step % self._archive_every == 0
+
+    def archive(self, state: LearnerState, weights: dict[str, Tensor], *, permit: Callable[[], None]) -> None:
+        """Write the weights alone, in the background like `save`."""
+        self.wait()
+        self._pending = self._writer.submit(self._keep_for_good, state, weights, permit)
 
     def wait(self) -> None:
         """Until the write under way is durable; raises its error, or DeadlineExceeded."""
@@ -100,31 +112,53 @@ class CheckpointStore:
         return sorted(self._directory.glob("step-*"))
 
     def _write(self, snapshot: Snapshot, permit: Callable[[], None], done: Callable[[], None]) -> None:
-        folder = self._folder(snapshot.state.step)
-        state = json.loads(json.dumps(asdict(snapshot.state)))
+        if self.archives(snapshot.state.step):  # first: a run that resumes from this step does not come by it again
+            self._keep_for_good(snapshot.state, snapshot.weights, permit)
+        optimizer = snapshot.optimizer | {"rng": snapshot.rng}
+        files = {"weights": snapshot.weights, "optimizer": optimizer}
+        if snapshot.critic:
+            files["critic"] = snapshot.critic
+        self._put(self._directory, asdict(snapshot.state), files, permit)
+        for old in self._folders()[: -self._keep]:
+            self._discard(old)
+        for left in [*self._directory.glob(".replaced.*"), *self._directory.glob(".*.partial")]:
+            shutil.rmtree(left, ignore_errors=True)
+        done()
+
+    def _keep_for_good(self, state: LearnerState, weights: dict[str, Tensor], permit: Callable[[], None]) -> None:
+        of_weights = {"step": state.step, "version": state.version, "epoch": state.epoch}
+        self._put(self._directory / ARCHIVE, of_weights, {"weights": weights}, permit)
+
+    def _put(
+        self, place: Path, state: dict[str, Any], files: dict[str, dict[str, Tensor]], permit: Callable[[], None]
+    ) -> None:
+        """Write a step's folder aside, and give it its name in that place once it is whole and permitted."""
+        folder = place / f"step-{state['step']:08d}"
+        state = json.loads(json.dumps(state))
         if folder.exists() and _state_of(folder) == state:  # whole, since it bears its name; nothing was trained since
-            return done()
-        self._directory.mkdir(parents=True, exist_ok=True)
-        aside = self._directory / f".{snapshot.state.epoch}.partial"
+            return
+        place.mkdir(parents=True, exist_ok=True)
+        aside = self._directory / f".{state['epoch']}.partial"
         shutil.rmtree(aside, ignore_errors=True)
         tensors = aside / "tensors"
         tensors.mkdir(parents=True)
-        save_file(snapshot.weights, tensors / "weights.safetensors")
-        save_file(snapshot.optimizer | {"rng": snapshot.rng}, tensors / "optimizer.safetensors")
-        if snapshot.critic:
-            save_file(snapshot.critic, tensors / CRITIC_FILE)
+        for name, content in files.items():
+            save_file(content, tensors / f"{name}.safetensors")
         flush(tensors)
         (aside / STATE_FILE).write_text(json.dumps(state | {"digest": checksum(tensors)}))
         flush(aside)
         permit()
         if folder.exists():
-            folder.rename(self._directory / f".replaced.{folder.name}")
+            self._discard(folder)
         aside.rename(folder)
-        flush(self._directory)
-        left = [*self._directory.glob(".replaced.*"), *self._directory.glob(".*.partial")]
-        for old in [*self._folders()[: -self._keep], *left]:
-            shutil.rmtree(old, ignore_errors=True)
-        done()
+        sync(place)
+        sync(self._directory)  # which may have got the archive just now
+
+    def _discard(self, folder: Path) -> None:
+        """Takes its name from a folder, so that nobody opens one that is being deleted."""
+        aside = self._directory / f".replaced.{folder.name}"
+        shutil.rmtree(aside, ignore_errors=True)
+        folder.rename(aside)
 
 
 def _state_of(folder: Path) -> dict[str, Any]:
@@ -146,7 +180,7 @@ def _read(folder: Path) -> Snapshot:
             )
         weights = load_file(folder / "tensors" / "weights.safetensors")
         optimizer = load_file(folder / "tensors" / "optimizer.safetensors")
-        critic_file = folder / "tensors" / CRITIC_FILE
+        critic_file = folder / "tensors" / "critic.safetensors"  # only where there is a critic
         critic = load_file(critic_file) if critic_file.exists() else {}
     except (OSError, ValueError, KeyError) as error:
         raise ModelError(f"the checkpoint {folder} cannot be read: {error}; delete it to resume before it") from error

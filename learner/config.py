@@ -100,6 +100,9 @@ class CheckpointConfig(BaseModel):
         20, ge=1, description="steps between checkpoints, which also acknowledge the groups in them"
     )
     keep: int = Field(2, ge=1, description="checkpoints kept")
+    archive_every_steps: int = Field(
+        0, ge=0, description="steps between weights that are kept for good, for `areal export` and `merge`; 0 for none"
+    )
 
 
 class LearnerConfig(BaseModel):

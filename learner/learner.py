@@ -73,7 +73,11 @@ class Learner:
         self._bulletin = Bulletin(client, settings.run)
         self._lane = Lane(client, settings.run, TRAIN)
         self._weights = open_store(client, settings.run, settings.broker, settings.directory / "weights")
-        self._checkpoints = CheckpointStore(settings.directory / "checkpoints", keep=settings.checkpoint.keep)
+        self._checkpoints = CheckpointStore(
+            settings.directory / "checkpoints",
+            keep=settings.checkpoint.keep,
+            archive_every=settings.checkpoint.archive_every_steps,
+        )
         self._epoch = self._bulletin.lead()  # first, so that no earlier learner writes a checkpoint after this look
         snapshot = self._checkpoints.load_latest()
         if snapshot is not None and snapshot.state.epoch >= self._epoch:  # a clock went back
@@ -228,6 +232,9 @@ class Learner:
         last = self._pupil.step == self._settings.learner.steps
         if not last and self._pupil.step % self._settings.checkpoint.every_steps == 0:
             self._checkpoint(weights)
+        elif not last and self._checkpoints.archives(self._pupil.step):
+            state = LearnerState(self._pupil.step, self._pupil.version, [], self._epoch)
+            self._checkpoints.archive(state, weights, permit=self._permit)
         every = self._settings.evaluation.every_steps
         if not last and every and self._pupil.step % every == 0:
             self._evaluate()

@@ -16,6 +16,7 @@ from torch.nn import Parameter
 from torch.utils.checkpoint import checkpoint
 from transformers import AutoTokenizer
 from transformers.core_model_loading import revert_weight_conversion
+from transformers.pytorch_utils import Conv1D
 
 from ..broker.errors import ModelError
 from .attention import Segments
@@ -141,6 +142,11 @@ class TokenPolicy:
         config = self._adapter.peft_config["default"].to_dict() | {"inference_mode": True}
         as_json = json.dumps(config, default=lambda value: sorted(value) if isinstance(value, set) else str(value))
         return dict(json.loads(as_json))
+
+    def transposed(self) -> set[str]:
+        """The names of the weights that are kept as [in, out], as those of GPT-2 are."""
+        modules = self._causal_lm.named_modules()
+        return {f"{name}.weight" for name, module in modules if isinstance(module, Conv1D)}
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Writes a Hugging Face folder, tokenizer included, or with LoRA an adapter's folder."""

@@ -80,7 +80,16 @@ def test_wrong_usage_is_exit_code_2(arguments: list[str]) -> None:
 def test_help_names_every_command_and_exit_code(capsys: pytest.CaptureFixture[str]) -> None:
     assert code_of("--help") == 0
     said = capsys.readouterr().out
-    for word in ("run", "check", "pretrain", "exit codes: 0 done, 1 failed, 2", "130", "configs/quickstart.yaml"):
+    for word in (
+        "run",
+        "check",
+        "pretrain",
+        "export",
+        "merge",
+        "exit codes: 0 done, 1 failed, 2",
+        "130",
+        "configs/quickstart.yaml",
+    ):
         assert word in said
     assert code_of("--version") == 0
 

