@@ -148,15 +148,10 @@ def _pretrain(options: argparse.Namespace) -> int:
 
 
 def _replay(options: argparse.Namespace) -> int:
-    from ..broker.errors import ConfigError
-    from .locate import find_directory
+    from .locate import require_directory
     from .replay import Span, execute
 
-    directory = find_directory(options.run, options.directory)
-    if directory is None:
-        raise ConfigError(
-            f"there is no run {options.run!r}: neither {options.run} nor {options.directory / options.run}"
-        )
+    directory = require_directory(options.run, options.directory)
     return execute(directory, options.overrides, Span(options.start, options.steps), options.output)
 
 

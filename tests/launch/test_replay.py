@@ -62,7 +62,6 @@ def test_it_begins_at_a_checkpoint_of_the_run(recorded: Path, areal: Areal) -> N
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["nobody"], "there is no run 'nobody'"),
         (["recorded", "--steps", "9"], "step 9 is not recorded; 1 to 8 are"),
         (["recorded", "--from", "8"], "there is no step after 8; 1 to 8 are"),
         (["recorded", "learner.stpes=3"], "did you mean learner.steps?"),
@@ -99,3 +98,8 @@ def save_smaller(folder: Path, *, vocab_size: int) -> None:
 
     config = LlamaConfig.from_pretrained(folder, vocab_size=vocab_size)
     LlamaForCausalLM(config).save_pretrained(folder)
+
+
+def test_a_run_that_there_is_not_is_named(areal: Areal) -> None:
+    code, _, err = areal("replay", "nobody")
+    assert code == 1 and "there is no run 'nobody'" in err
