@@ -132,8 +132,9 @@ class LearnerWitness:
         return noting
 
     def _trained(self, taken: Any, groups: Any, *, step: int, version: int) -> None:
-        oldest = [int(t.versions[t.action_mask].min()) for group in groups for t in group.trajectories]
-        positions = [group.prompt_id for group in groups]
+        learned = [group for place, group in enumerate(groups) if place not in taken.refused]
+        oldest = [int(t.versions[t.action_mask].min()) for group in learned for t in group.trajectories]
+        positions = [group.prompt_id for group in learned]
         too_old = int(taken.measured["tokens_too_old"])
         self._journal.write(Trained(self._epoch, step + 1, version, positions, oldest, too_old))
 
