@@ -24,6 +24,7 @@ import resource
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from importlib.metadata import version
@@ -165,7 +166,7 @@ def trl(path: str) -> Callable[[], None]:
     from trl import GRPOConfig, GRPOTrainer
 
     config = GRPOConfig(
-        output_dir="/tmp/trl",
+        output_dir=tempfile.mkdtemp(),
         use_cpu=True,
         bf16=False,
         gradient_checkpointing=False,
@@ -210,6 +211,7 @@ def measure_here(way: str, path: str, steps: int) -> None:
     torch.set_num_threads(1)
     torch.manual_seed(0)
     step = WAYS[way](path)
+    torch.set_num_threads(1)  # accelerate, which TRL brings, sets it too
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     step()
     seconds = []
