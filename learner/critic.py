@@ -10,36 +10,57 @@ from ..broker.errors import ModelError
 from .algorithm.config import CriticConfig
 from .algorithm.value import ValueNormaliser, clipped_value_loss
 from .config import ModelConfig
-from .decoder import hidden_states, load_causal_lm, parts_of
+from .decoder import hidden_states, layers_of, load_causal_lm, parts_of
 from .optimizer import Optimizer
 from .packing import PackedBatch
+from .ranks import ALONE, Ranks
 
 
-class Critic:
-    """A decoder with a value head, its optimiser and the scale of what it learns. It begins by saying 0 (the mean)."""
+class ValueModel(nn.Module):
+    """A decoder with a value head in place of its own, which begins by saying 0."""
 
-    def __init__(
-        self, config: CriticConfig, model: ModelConfig, *, total_steps: int, device: torch.device | str = "cpu"
-    ) -> None:
-        self._config = config
-        self._device = torch.device(device)
-        decoder, head = parts_of(load_causal_lm(model.path, model.dtype).to(self._device).eval(), model.path)
+    def __init__(self, model: ModelConfig) -> None:
+        super().__init__()
+        self.decoder, head = parts_of(load_causal_lm(model.path, model.dtype).eval(), model.path)
         if not isinstance(head, nn.Linear):
             raise ModelError(
                 f"{model.path}: its output head is a {type(head).__name__}, no linear layer to take a critic from"
             )
-        value_head = nn.Linear(head.in_features, 1, device=self._device)
-        nn.init.zeros_(value_head.weight)
-        nn.init.zeros_(value_head.bias)
-        self._module = nn.ModuleDict({"decoder": decoder, "head": value_head})
+        self.head = nn.Linear(head.in_features, 1)
+        nn.init.zeros_(self.head.weight)
+        nn.init.zeros_(self.head.bias)
+
+    def forward(self, batch: PackedBatch) -> Tensor:
+        """float32[A], a number before each action."""
+        hidden_ND = hidden_states(self.decoder, batch.tokens, batch.positions, batch.cu_lengths)
+        values_A: Tensor = self.head(hidden_ND[batch.predict_index].float()).squeeze(1)
+        return values_A
+
+
+class Critic:
+    """A value model, its optimiser and the scale of what it learns. It begins by saying the mean."""
+
+    def __init__(
+        self,
+        config: CriticConfig,
+        model: ModelConfig,
+        *,
+        total_steps: int,
+        device: torch.device | str = "cpu",
+        ranks: Ranks = ALONE,
+    ) -> None:
+        self._config = config
+        self._device = torch.device(device)
+        self._module = ValueModel(model)
+        if ranks.count == 1:
+            self._module.to(self._device)
+        ranks.shard(self._module, layers_of(self._module.decoder))
         self._normaliser = ValueNormaliser()
         self._optimizer = Optimizer(self._module.parameters(), config.optimizer, total_steps=total_steps)
 
     def values(self, batch: PackedBatch) -> Tensor:
         """float32[A], V before each action, in deviations of the return, with gradient."""
-        batch = batch.to(self._device)
-        hidden_ND = hidden_states(self._module["decoder"], batch.tokens, batch.positions, batch.cu_lengths)
-        values_A: Tensor = self._module["head"](hidden_ND[batch.predict_index].float()).squeeze(1)
+        values_A: Tensor = self._module(batch.to(self._device))
         return values_A
 
     def in_rewards(self, values_A: Tensor) -> Tensor:

@@ -48,6 +48,12 @@ def hidden_states(decoder: Module, tokens_N: Tensor, positions_N: Tensor, cu_len
     return hidden_1ND[0]
 
 
+def layers_of(decoder: Module) -> list[Module]:
+    """The layers of a decoder, which are gathered one at a time where it is sharded."""
+    names = set(getattr(decoder, "_no_split_modules", None) or ())
+    return [module for module in decoder.modules() if type(module).__name__ in names]
+
+
 def checkpoint_layers(causal_lm: Any, source: str) -> None:
     """Has each layer make its activations anew in the backward pass; raises ModelError where a model cannot."""
     if not causal_lm.supports_gradient_checkpointing:

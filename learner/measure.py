@@ -4,7 +4,7 @@ Legend: A actions of a batch.
 """
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import numpy as np
 from torch import Tensor
@@ -64,11 +64,10 @@ class Tally:
         self._norms = [0.0]
         self._rate = 0.0
 
-    def add(self, sums: Sequence[Mapping[str, float]], *, grad_norm: float, lr: float) -> None:
+    def add(self, sums: Mapping[str, float], *, grad_norm: float, lr: float) -> None:
         """Count an update: the sums of its passes, its gradient's norm and its rate."""
-        for each in sums:
-            for name, value in each.items():
-                self._sums[name] = self._sums.get(name, 0.0) + value
+        for name, value in sums.items():
+            self._sums[name] = self._sums.get(name, 0.0) + value
         self._norms.append(grad_norm)
         self._rate = lr
 

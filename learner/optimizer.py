@@ -9,6 +9,7 @@ from torch.nn import Parameter
 
 from ..broker.errors import TrainingError
 from .config import OptimizerConfig
+from .ranks import whole
 
 MASTER = "master"
 
@@ -40,7 +41,7 @@ class Optimizer:
 
     def clip(self, step: int) -> float:
         """Shorten the gradients gathered; returns their norm. Raises TrainingError if that is not finite."""
-        norm = float(torch.nn.utils.clip_grad_norm_(self._masters, self._config.max_grad_norm))
+        norm = float(whole(torch.nn.utils.clip_grad_norm_(self._masters, self._config.max_grad_norm)))
         if not math.isfinite(norm):
             self.discard()
             raise TrainingError(f"the gradient's norm is {norm} at step {step}; this update is not made")

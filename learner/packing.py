@@ -67,8 +67,10 @@ def pack(trajectories: Sequence[TokenTrajectory]) -> PackedBatch:
     )
 
 
-def split_by_tokens(lengths: Sequence[int], budget: int) -> list[list[int]]:
+def split_by_tokens(lengths: Sequence[int], budget: int, *, multiple: int = 1) -> list[list[int]]:
     """Micro-batches as lists of indices into `lengths`, each within `budget` tokens; a longer item stands alone.
+
+    Their number is a multiple of `multiple`; some may be empty where there are fewer items than that.
 
     First-fit decreasing says how few are enough (at most 11/9 of the fewest possible, and one); the items are then
     dealt out longest first, each to the micro-batch with the fewest tokens, so that all cost about the same. Where
@@ -81,7 +83,9 @@ def split_by_tokens(lengths: Sequence[int], budget: int) -> list[list[int]]:
     alone = [[index] for index in longest_first if lengths[index] > budget]
     rest = longest_first[len(alone) :]
     tight = _first_fit(rest, lengths, budget)
-    return [sorted(bin_) for bin_ in alone + (_even_deal(rest, lengths, budget, len(tight)) or tight)]
+    missing = -(len(alone) + len(tight)) % multiple
+    even = _even_deal(rest, lengths, budget, len(tight) + missing)
+    return [sorted(bin_) for bin_ in alone + (even or tight + [[] for _ in range(missing)])]
 
 
 def _first_fit(items: list[int], lengths: Sequence[int], budget: int) -> list[list[int]]:

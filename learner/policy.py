@@ -1,6 +1,6 @@
 """Policies that learn: what they make of a packed micro-batch, and the weights that travel to the rollout workers.
 
-Legend: N tokens and A actions of a micro-batch, C actions of a chunk, D the width of the model, V its vocabulary.
+Legend: N tokens and A actions of a micro-batch, V the vocabulary of the model.
 """
 
 import json
@@ -13,7 +13,6 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 from torch.nn import Parameter
-from torch.utils.checkpoint import checkpoint
 from transformers import AutoTokenizer
 from transformers.core_model_loading import revert_weight_conversion
 from transformers.pytorch_utils import Conv1D
@@ -21,11 +20,10 @@ from transformers.pytorch_utils import Conv1D
 from ..broker.errors import ModelError
 from .attention import Segments
 from .config import LoraConfig, ModelConfig
-from .decoder import checkpoint_layers, hidden_states, load_causal_lm, parts_of
+from .decoder import checkpoint_layers, hidden_states, layers_of, load_causal_lm
+from .packed_lm import PackedLM
 from .packing import PackedBatch
-
-MAX_LOGITS = 2**25
-"""Logits held at once, in numbers: 128 MiB in float32, 682 rows of a vocabulary of 49,152."""
+from .ranks import ALONE, Ranks
 
 TOKENIZER_FILES = ("token*", "vocab*", "merges.txt", "special_tokens_map.json", "added_tokens.json", "chat_template*")
 
@@ -55,18 +53,23 @@ class TokenPolicy:
     """A causal language model in Hugging Face format, or an adapter on one.
 
     It stays in evaluation mode, gradients and all: dropout would make π_θ differ from the π_behav that the engine
-    sampled from. An adapter's start is random; seed torch before.
+    sampled from. An adapter's start is random; seed torch before. Of several `ranks` each holds a shard of it.
     """
 
-    def __init__(self, model_path: str | Path, config: ModelConfig, device: torch.device | str = "cpu") -> None:
+    def __init__(
+        self, model_path: str | Path, config: ModelConfig, device: torch.device | str = "cpu", ranks: Ranks = ALONE
+    ) -> None:
         self._source = str(model_path)
         self._device = torch.device(device)
-        self._causal_lm = load_causal_lm(self._source, config.dtype).to(self._device).eval()
-        self._decoder, self._head = parts_of(self._causal_lm, self._source)
+        self._causal_lm = load_causal_lm(self._source, config.dtype).eval()
+        if ranks.count == 1:  # a shard goes to its device by itself
+            self._causal_lm.to(self._device)
+        self._packed_lm = PackedLM(self._causal_lm, self._source)
         self._refuse_misfit()
         self._adapter = None if config.lora is None else _add_adapter(self._causal_lm, config.lora)
         if config.gradient_checkpointing:
             checkpoint_layers(self._causal_lm, self._source)
+        ranks.shard(self._packed_lm, layers_of(self._packed_lm.decoder))
 
     @property
     def vocab_size(self) -> int:
@@ -74,25 +77,9 @@ class TokenPolicy:
         return int(self._causal_lm.config.vocab_size)
 
     def logprobs(self, batch: PackedBatch, temperature: float = 1.0) -> tuple[Tensor, Tensor]:
-        """float32[A] log π_θ(action) at that temperature, and float32[A] the entropy of its distribution, detached.
-
-        The logits exist for the actions alone, a chunk at a time; where there are several chunks, the backward pass
-        makes each anew rather than keeping all.
-        """
-        batch = batch.to(self._device)
-        hidden_ND = hidden_states(self._decoder, batch.tokens, batch.positions, batch.cu_lengths)
-        hidden_AD = hidden_ND[batch.predict_index]
-        rows = max(1, MAX_LOGITS // self.vocab_size)
-        if batch.num_actions <= rows:
-            return self._chunk(hidden_AD, batch.action_tokens, temperature)
-        chunks = [
-            checkpoint(self._chunk, hidden_CD, actions_C, temperature, use_reentrant=False, preserve_rng_state=False)
-            for hidden_CD, actions_C in zip(
-                torch.split(hidden_AD, rows), torch.split(batch.action_tokens, rows), strict=True
-            )
-        ]
-        logprobs, entropies = zip(*chunks, strict=True)
-        return torch.cat(logprobs), torch.cat(entropies)
+        """float32[A] log π_θ(action) at that temperature, and float32[A] the entropy of its distribution, detached."""
+        found: tuple[Tensor, Tensor] = self._packed_lm(batch.to(self._device), temperature)
+        return found
 
     def adapter_off(self) -> AbstractContextManager[Any]:
         """While it lasts, the policy is the model under the adapter."""
@@ -161,16 +148,6 @@ class TokenPolicy:
             for file in Path(self._source).glob(pattern):
                 shutil.copyfile(file, Path(folder) / file.name)
 
-    def _chunk(self, hidden_CD: Tensor, actions_C: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
-        logits_CV = self._head(hidden_CD).float()
-        if temperature != 1.0:
-            logits_CV = logits_CV / temperature
-        logprobs_CV = logits_CV.log_softmax(dim=-1)
-        logprobs_C = logprobs_CV.gather(1, actions_C[:, None]).squeeze(1)
-        with torch.no_grad():  # last, because a recomputation stops once it has all that the backward pass needs
-            entropies_C = -(logprobs_CV.exp() * logprobs_CV).sum(dim=-1)
-        return logprobs_C, entropies_C
-
     @torch.no_grad()
     def _refuse_misfit(self) -> None:
         """Compares two tiny packed segments with the model's own forward pass, each segment alone.
@@ -178,12 +155,14 @@ class TokenPolicy:
         It finds models that scale or cap their logits after the head, and those that carry anything but attention
         from token to token and so from segment to segment.
         """
-        tokens_N = torch.tensor([0, 1, 2, 0, 2, 1, 0], device=self._device)
-        cu_lengths = torch.tensor([0, 3, 7], device=self._device)
-        positions_N = torch.tensor([0, 1, 2, 0, 1, 2, 3], device=self._device)
-        packed_NV = self._head(hidden_states(self._decoder, tokens_N, positions_N, cu_lengths)).float()
+        device = next(self._causal_lm.parameters()).device
+        tokens_N = torch.tensor([0, 1, 2, 0, 2, 1, 0], device=device)
+        cu_lengths = torch.tensor([0, 3, 7], device=device)
+        positions_N = torch.tensor([0, 1, 2, 0, 1, 2, 3], device=device)
+        model = self._packed_lm
+        packed_NV = model.head(hidden_states(model.decoder, tokens_N, positions_N, cu_lengths)).float()
         for start, end in ((0, 3), (3, 7)):
-            alone = Segments.of(torch.tensor([0, end - start], device=self._device))
+            alone = Segments.of(torch.tensor([0, end - start], device=device))
             own_1LV = self._causal_lm(input_ids=tokens_N[None, start:end], segments=alone, use_cache=False).logits
             error = (packed_NV[start:end] - own_1LV[0].float()).abs().max()
             if error > (1e-3 if own_1LV.dtype == torch.float32 else 0.1) * own_1LV.abs().max():

@@ -17,6 +17,7 @@ from .critic import Critic
 from .estimate import Estimator
 from .optimizer import Optimizer
 from .policy import TokenPolicy
+from .ranks import ALONE, Ranks
 from .reference import reference_of
 from .trainer import Recipe, Taken, Trainer
 
@@ -43,25 +44,35 @@ class Pupil:
     version: what its weights are called now.
     """
 
-    def __init__(self, training: Training, identity: Callable[[int], Key], snapshot: Snapshot | None = None) -> None:
+    def __init__(
+        self,
+        training: Training,
+        identity: Callable[[int], Key],
+        snapshot: Snapshot | None = None,
+        ranks: Ranks = ALONE,
+    ) -> None:
         """`identity` tells which row of the data set a position issued."""
         torch.manual_seed(training.seed)
         torch.set_num_threads(training.learner.threads)
         device = "cuda" if torch.cuda.is_available() else "cpu"
         model, learner, algorithm = training.model, training.learner, training.algorithm
-        self._policy = TokenPolicy(model.path, model, device)
+        self._ranks = ranks
+        self._policy = TokenPolicy(model.path, model, device, ranks)
         self._optimizer = Optimizer(self._policy.parameters(), learner.optimizer, total_steps=learner.steps)
         self._estimator = Estimator(algorithm, identity)
         self._critic: Critic | None = None
         if isinstance(algorithm.advantage, Gae):
-            self._critic = Critic(algorithm.advantage.critic, model, total_steps=learner.steps, device=device)
+            self._critic = Critic(
+                algorithm.advantage.critic, model, total_steps=learner.steps, device=device, ranks=ranks
+            )
         self._trainer = Trainer(
             self._policy,
             self._optimizer,
             self._estimator,
             Recipe(learner, algorithm, training.staleness, training.temperature),
-            reference=reference_of(self._policy, model.path, model, device) if algorithm.kl.coefficient > 0 else None,
+            reference=reference_of(self._policy, model, device, ranks) if algorithm.kl.coefficient > 0 else None,
             critic=self._critic,
+            ranks=ranks,
         )
         self.step = 0
         self.version = 0
@@ -96,8 +107,8 @@ class Pupil:
         self._trainer.resumes = list(resumes)
 
     def weights(self) -> dict[str, Tensor]:
-        """A copy of what is trained, by the names of a checkpoint."""
-        return copied(self._policy.weights())
+        """A copy of what is trained, by the names of a checkpoint; of several ranks each has some of the tensors."""
+        return self._ranks.owned(self._policy.weights())
 
     def snapshot(self, weights: dict[str, Tensor], **known: Any) -> Snapshot:
         """Where it stands, with a copy of its `weights`; `known` are the fields of LearnerState that are the learner's."""

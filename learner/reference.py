@@ -6,13 +6,16 @@ from torch import Tensor
 from .config import ModelConfig
 from .packing import PackedBatch
 from .policy import Scorer, TokenPolicy
+from .ranks import ALONE, Ranks
 
 
-def reference_of(policy: TokenPolicy, path: str, config: ModelConfig, device: torch.device | str) -> Scorer:
+def reference_of(
+    policy: TokenPolicy, config: ModelConfig, device: torch.device | str = "cpu", ranks: Ranks = ALONE
+) -> Scorer:
     """π_ref: the trained policy without its adapter, or without LoRA a frozen copy of the model it began from."""
     if config.lora is not None:
         return WithoutAdapter(policy)
-    copy = TokenPolicy(path, config, device)
+    copy = TokenPolicy(config.path, config, device, ranks)
     for parameter in copy.parameters():
         parameter.requires_grad_(False)
     return copy

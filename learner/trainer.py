@@ -6,7 +6,7 @@ Legend: S trajectories of a batch, A actions of it, M actions of a micro-batch.
 """
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
@@ -27,9 +27,11 @@ from .config import LearnerConfig, StalenessConfig
 from .critic import Critic
 from .estimate import Estimator
 from .measure import Tally, measure_ages, measure_batch
-from .minibatch import MicroBatch, MiniBatch, deal, microbatches
+from .minibatch import MicroBatch, MiniBatch, deal, groups_of, microbatches
 from .optimizer import Optimizer
+from .packing import PackedBatch
 from .policy import Policy, Scorer
+from .ranks import ALONE, Ranks
 from .stopwatch import Stopwatch
 
 
@@ -75,7 +77,8 @@ class Work:
 class Trainer:
     """Takes steps with a policy and its optimiser.
 
-    `reference` gives log π_ref where the algorithm has a KL term; `critic` the values that gae needs.
+    `reference` gives log π_ref where the algorithm has a KL term; `critic` the values that gae needs. Of several `ranks`
+    each takes the same steps on the same groups, and makes its part of the passes.
     """
 
     def __init__(
@@ -87,6 +90,7 @@ class Trainer:
         *,
         reference: Scorer | None = None,
         critic: Critic | None = None,
+        ranks: Ranks = ALONE,
     ) -> None:
         self._policy = policy
         self._optimizer = optimizer
@@ -94,6 +98,7 @@ class Trainer:
         self._recipe = recipe
         self._reference = reference
         self._critic = critic
+        self._ranks = ranks
         self.resumes: list[tuple[int, int]] = []
 
     def resume(self, *, version: int, gap: int) -> None:
@@ -115,8 +120,10 @@ class Trainer:
         """
         batch, statistics = Batch.of(groups), self._statistics()
         work = self._begin(batch, step, version)
-        minibatches = deal(batch, self._needed(work.actions), count=self._count, budget=self._budget)
-        self._find_proximal(work, [micro for minibatch in minibatches for micro in minibatch.microbatches])
+        needed_S = self._needed(work.actions)
+        minibatches = deal(batch, needed_S, count=self._count, budget=self._budget, ranks=self._ranks)
+        passes = [micro for minibatch in minibatches for micro in minibatch.microbatches]
+        self._find_proximal(work, passes, needed_S[batch.segment_ids_A])
         refused: dict[int, str] = {}
         for number, minibatch in enumerate(minibatches):
             work.progress = number / len(minibatches)
@@ -191,10 +198,9 @@ class Trainer:
         """float32[A]; the critic's part of the work is noted."""
         if self._critic is None:
             return self._estimator.advantages(batch, work.actions.keep_A, reference_A)
-        keep_A, values_A = work.actions.keep_A, torch.zeros(batch.num_actions)
-        with work.watch.of("values_s"), torch.no_grad():
-            for micro in self._every(batch):
-                values_A[micro.index_M] = self._critic.values(micro.packed).cpu()
+        keep_A = work.actions.keep_A
+        with work.watch.of("values_s"):
+            values_A = self._gathered(self._critic.values, self._every(batch), torch.zeros(batch.num_actions))
         if not values_A.isfinite().all():
             raise TrainingError("the critic's values are not finite; this step is not made")
         in_rewards_A = self._critic.in_rewards(values_A)
@@ -203,7 +209,7 @@ class Trainer:
         return advantages_A
 
     def _every(self, batch: Batch) -> list[MicroBatch]:
-        return microbatches(batch, range(len(batch.trajectories)), self._budget)
+        return microbatches(batch, range(len(batch.trajectories)), self._budget, self._ranks)
 
     def _age(self, versions_A: Tensor, version: int) -> Tensor:
         """int64[A], versions between the sampling of tokens and `version`."""
@@ -217,9 +223,9 @@ class Trainer:
         algorithm = self._recipe.algorithm
         num_kept_S = segment_sum(keep_A.long(), batch.segment_ids_A, len(batch.trajectories))
         weight_S = torch.zeros(len(num_kept_S), dtype=torch.float64)
-        share_S = batch.group_ids_S % self._count
         for number in range(min(self._count, len(batch.groups))):
-            own_S = share_S == number
+            groups = groups_of(number, self._count, len(batch.groups))
+            own_S = torch.isin(batch.group_ids_S, torch.tensor(groups))
             weight_S[own_S] = action_weights(
                 num_kept_S[own_S], batch.group_ids_S[own_S], by=algorithm.aggregate, max_length=algorithm.fixed_length
             )
@@ -233,8 +239,11 @@ class Trainer:
             teaches_A = teaches_A & (actions.advantages_A != 0)
         return segment_sum(teaches_A.long(), actions.segment_ids_A, actions.num_segments) > 0
 
-    def _find_proximal(self, work: Work, passes: Sequence[MicroBatch]) -> None:
-        """Note log π_prox, where that takes passes of its own, and leave out what lies too far from it."""
+    def _find_proximal(self, work: Work, passes: Sequence[MicroBatch], learned_A: Tensor) -> None:
+        """Note log π_prox, where that takes passes of its own, and leave out what lies too far from it.
+
+        learned_A: bool[A], the actions of trajectories that some rank has a pass for.
+        """
         if self._recipe.proximal != "recompute" or not passes:
             return
         actions, surrogate = work.actions, self._recipe.algorithm.objective
@@ -242,21 +251,28 @@ class Trainer:
             prox_A = self._scored(self._policy, passes, actions.behaviour_logprobs_A)
         keep_A = actions.keep_A
         if isinstance(surrogate, M2po):
-            learned_A = torch.zeros_like(keep_A)
-            learned_A[torch.cat([micro.index_M for micro in passes])] = True
             log_w_A = log_ratio(prox_A, actions.behaviour_logprobs_A, keep_A)
-            keep_A = torch.where(
-                learned_A, second_moment_mask(log_w_A, keep_A & learned_A, surrogate.threshold), keep_A
-            )
+            near_A = second_moment_mask(log_w_A, keep_A & learned_A, surrogate.threshold)
+            keep_A = torch.where(learned_A, near_A, keep_A)
         work.actions = replace(actions, prox_logprobs_A=prox_A, keep_A=keep_A)
 
-    def _scored(self, scorer: Scorer, passes: Iterable[MicroBatch], otherwise_A: Tensor) -> Tensor:
+    def _scored(self, scorer: Scorer, passes: Sequence[MicroBatch], otherwise_A: Tensor) -> Tensor:
         """float32[A], log-probabilities without gradient; `otherwise_A` where no pass comes by."""
-        scored_A = otherwise_A.clone()
-        with torch.no_grad():
-            for micro in passes:
-                scored_A[micro.index_M] = scorer.logprobs(micro.packed, self._recipe.temperature)[0].float().cpu()
-        return scored_A
+        temperature = self._recipe.temperature
+        return self._gathered(lambda packed: scorer.logprobs(packed, temperature)[0], passes, otherwise_A)
+
+    @torch.no_grad()
+    def _gathered(
+        self, of: Callable[[PackedBatch], Tensor], passes: Sequence[MicroBatch], otherwise_A: Tensor
+    ) -> Tensor:
+        """float32[A], what the ranks' passes make of each action; `otherwise_A` where none comes by."""
+        found_2A = torch.zeros(2, len(otherwise_A))
+        for micro in passes:
+            values_M = of(micro.packed).float().cpu()
+            if micro.counts:
+                found_2A[0, micro.index_M], found_2A[1, micro.index_M] = values_M, 1.0
+        values_A, seen_A = self._ranks.summed(found_2A)
+        return torch.where(seen_A > 0, values_A, otherwise_A)
 
     def _update(self, minibatch: MiniBatch, work: Work) -> None:
         """The passes over a minibatch and the update; raises TrainingError, nothing changed, if one is not finite."""
@@ -264,7 +280,9 @@ class Trainer:
             return
         try:
             with work.watch.of("forward_backward_s"):
-                sums = [self._pass(micro, work) for micro in minibatch.microbatches]
+                sums = self._ranks.total([self._pass(micro, work) for micro in minibatch.microbatches])
+            if not math.isfinite(sums["loss"]):
+                raise TrainingError(f"the loss is {sums['loss']}; this update is not made")
             with work.watch.of("optimizer_s"):
                 norm = self._optimizer.clip(work.step)
                 if self._critic is not None:
@@ -282,25 +300,24 @@ class Trainer:
         recipe, packed = self._recipe, micro.packed
         logprobs_M, entropy_M = self._policy.logprobs(packed, recipe.temperature)
         known = work.actions.at(micro.index_M, packed.segment_ids, packed.num_segments).to(logprobs_M.device)
+        if not micro.counts:
+            known = replace(known, keep_A=torch.zeros_like(known.keep_A))
         if recipe.proximal == "interpolate":
             prox_M = interpolated_prox(
                 logprobs_M, known.behaviour_logprobs_A, -known.age_A, version=0, progress=work.progress
             )
             known = replace(known, prox_logprobs_A=prox_M)
         found = objective(logprobs_M, known, recipe.algorithm, recipe.staleness)
-        loss = float(found.loss.detach())
-        if not math.isfinite(loss):
-            raise TrainingError(f"the loss is {loss}; this update is not made")
         found.loss.backward()
         sums = {each.name: float(getattr(found, each.name).detach()) for each in fields(Objective)}
         sums["entropy"] = float(entropy_M[known.keep_A].sum())
         sums["padding"] = len(packed.tokens) - micro.num_tokens
-        return sums | self._learn_values(micro, work)
+        return sums | self._learn_values(micro, work, known.keep_A.cpu())
 
-    def _learn_values(self, micro: MicroBatch, work: Work) -> dict[str, float]:
+    def _learn_values(self, micro: MicroBatch, work: Work, keep_M: Tensor) -> dict[str, float]:
         if self._critic is None:
             return {}
         assert work.old_values_A is not None and work.targets_A is not None
-        index_M, actions = micro.index_M, work.actions
-        weight_M = torch.where(actions.keep_A[index_M], actions.weight_A[index_M], 0.0)
+        index_M = micro.index_M
+        weight_M = torch.where(keep_M, work.actions.weight_A[index_M], 0.0)
         return self._critic.learn(micro.packed, work.old_values_A[index_M], work.targets_A[index_M], weight_M)

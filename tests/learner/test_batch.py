@@ -4,6 +4,7 @@ import torch
 from areal.broker.trajectory import Group, TokenTrajectory
 from areal.learner.batch import Batch
 from areal.learner.minibatch import deal, microbatches
+from areal.learner.ranks import Ranks
 
 
 def answered(versions: list[int], reward: float, reason: str = "stop") -> TokenTrajectory:
@@ -55,3 +56,18 @@ def test_passes_over_all_find_every_action_once() -> None:
     passes = microbatches(batch, range(4), budget=5)
     assert len(passes) > 1
     assert sorted(index for micro in passes for index in micro.index_M.tolist()) == list(range(7))
+
+
+def test_ranks_make_as_many_passes_and_share_the_trajectories() -> None:
+    batch = Batch.of(GROUPS)  # of 3, 3, 5 and 2 tokens
+    shares = [microbatches(batch, range(4), 5, Ranks(rank, 2)) for rank in range(2)]
+    assert [[micro.index_M.tolist() for micro in share] for share in shares] == [[[3, 4, 5], [2]], [[0, 1], [6]]]
+    assert all(micro.counts for share in shares for micro in share)
+
+
+def test_a_rank_with_nothing_to_do_keeps_the_others_company() -> None:
+    batch = Batch.of(GROUPS)
+    (busy,), (idle,) = (microbatches(batch, [2], 100, Ranks(rank, 2)) for rank in range(2))
+    assert (busy.counts, busy.index_M.tolist()) == (True, [3, 4, 5])
+    assert (idle.counts, idle.packed.tokens.tolist()) == (False, [10, 11])
+    assert microbatches(batch, [], 100, Ranks(1, 2)) == []

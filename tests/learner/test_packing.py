@@ -99,6 +99,20 @@ def test_split_is_balanced() -> None:
     assert max(loads) - min(loads) < 40
 
 
+@pytest.mark.parametrize(
+    ("lengths", "multiple", "expected"),
+    [
+        ([], 3, []),
+        ([4, 4, 4], 2, [[0, 2], [1]]),
+        ([4, 4, 4, 4, 4], 2, [[0, 4], [1], [2], [3]]),  # three would do
+        ([12, 2], 4, [[0], [1], [], []]),
+        ([6, 5, 4, 3, 2], 3, [[0], [1, 4], [2, 3]]),
+    ],
+)
+def test_split_into_a_multiple(lengths: list[int], multiple: int, expected: list[list[int]]) -> None:
+    assert split_by_tokens(lengths, 10, multiple=multiple) == expected
+
+
 def test_split_refuses_no_budget() -> None:
     with pytest.raises(ValueError, match="budget is 0"):
         split_by_tokens([1], 0)

@@ -31,7 +31,7 @@ from transformers import (
 
 from areal.broker.errors import ModelError
 from areal.broker.trajectory import NOT_AN_ACTION, TokenTrajectory
-from areal.learner import policy as policy_module
+from areal.learner import packed_lm
 from areal.learner.config import LoraConfig, ModelConfig
 from areal.learner.packing import pack
 from areal.learner.policy import TokenPolicy
@@ -141,7 +141,7 @@ def test_chunked_equals_unchunked(folder: Path, monkeypatch: pytest.MonkeyPatch)
         return logprobs.detach(), entropies, [parameter.grad for parameter in policy.parameters()]
 
     whole = run()
-    monkeypatch.setattr(policy_module, "MAX_LOGITS", 7 * VOCAB)
+    monkeypatch.setattr(packed_lm, "MAX_LOGITS", 7 * VOCAB)
     assert batch.num_actions > 3 * 7
     torch.testing.assert_close(run(), whole, rtol=1e-5, atol=1e-5)
     with torch.no_grad():

@@ -14,7 +14,7 @@ def test_with_an_adapter_the_reference_is_the_model_under_it(tmp_path: Path) -> 
     plain = ModelConfig(path=str(save_tiny_llama(tmp_path)))
     with_lora = plain.model_copy(update={"lora": LoraConfig(rank=4)})
     policy, packed = TokenPolicy(tmp_path, with_lora), pack([answered_with([1, 2, 3, 4, 5], 2)])
-    reference = reference_of(policy, str(tmp_path), with_lora, "cpu")
+    reference = reference_of(policy, with_lora)
     with torch.no_grad():
         for parameter in policy.parameters():
             parameter.add_(0.3 * torch.randn_like(parameter))

@@ -60,7 +60,7 @@ def made(
     policy = TokenPolicy(folder, model)
     optimizer = Optimizer(policy.parameters(), learner.optimizer, total_steps=learner.steps)
     estimator = Estimator(recipe.algorithm, identity=lambda position: position)
-    reference = reference_of(policy, str(folder), model, "cpu") if recipe.algorithm.kl.coefficient else None
+    reference = reference_of(policy, model) if recipe.algorithm.kl.coefficient else None
     advantage, critic = recipe.algorithm.advantage, None
     if isinstance(advantage, Gae):
         critic = Critic(advantage.critic, model, total_steps=learner.steps)

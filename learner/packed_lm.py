@@ -1,0 +1,64 @@
+"""A causal language model as the passes see it: from a packed micro-batch to what concerns its actions alone.
+
+Legend: N tokens and A actions of a micro-batch, C actions of a chunk, D the width of the model, V its vocabulary.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from .decoder import hidden_states, parts_of
+from .packing import PackedBatch
+
+MAX_LOGITS = 2**25
+"""Logits held at once, in numbers: 128 MiB in float32, 682 rows of a vocabulary of 49,152."""
+
+
+class PackedLM(nn.Module):
+    """Wraps the model of transformers, whose weights it leaves where they are. A call is one pass, and the unit that the
+    ranks shard by."""
+
+    def __init__(self, causal_lm: Any, source: str) -> None:
+        super().__init__()
+        self.causal_lm = causal_lm
+        self._parts = parts_of(causal_lm, source)  # in a tuple, which does not count as more modules
+
+    @property
+    def decoder(self) -> nn.Module:
+        return self._parts[0]
+
+    @property
+    def head(self) -> nn.Module:
+        return self._parts[1]
+
+    def forward(self, batch: PackedBatch, temperature: float) -> tuple[Tensor, Tensor]:
+        """float32[A] log π_θ(action) at that temperature, and float32[A] the entropy of its distribution, detached.
+
+        The logits exist for the actions alone, a chunk at a time; where there are several chunks, the backward pass
+        makes each anew rather than keeping all.
+        """
+        hidden_ND = hidden_states(self.decoder, batch.tokens, batch.positions, batch.cu_lengths)
+        hidden_AD = hidden_ND[batch.predict_index]
+        rows = max(1, MAX_LOGITS // self.causal_lm.config.vocab_size)
+        if batch.num_actions <= rows:
+            return self._chunk(hidden_AD, batch.action_tokens, temperature)
+        chunks = [
+            checkpoint(self._chunk, hidden_CD, actions_C, temperature, use_reentrant=False, preserve_rng_state=False)
+            for hidden_CD, actions_C in zip(
+                torch.split(hidden_AD, rows), torch.split(batch.action_tokens, rows), strict=True
+            )
+        ]
+        logprobs, entropies = zip(*chunks, strict=True)
+        return torch.cat(logprobs), torch.cat(entropies)
+
+    def _chunk(self, hidden_CD: Tensor, actions_C: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+        logits_CV = self.head(hidden_CD).float()
+        if temperature != 1.0:
+            logits_CV = logits_CV / temperature
+        logprobs_CV = logits_CV.log_softmax(dim=-1)
+        logprobs_C = logprobs_CV.gather(1, actions_C[:, None]).squeeze(1)
+        with torch.no_grad():  # last, because a recomputation stops once it has all that the backward pass needs
+            entropies_C = -(logprobs_CV.exp() * logprobs_CV).sum(dim=-1)
+        return logprobs_C, entropies_C
