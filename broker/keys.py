@@ -48,6 +48,10 @@ class Keys:
         """What the run has been told to do (run, drain)."""
         return self.of("order")
 
+    def meeting(self, epoch: int) -> str:
+        """Where the ranks of that epoch's learner meet."""
+        return self.of("meeting", str(epoch))
+
     @property
     def roll(self) -> str:
         """Hash of the roles at work, by name."""

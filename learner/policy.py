@@ -61,6 +61,7 @@ class TokenPolicy:
     ) -> None:
         self._source = str(model_path)
         self._device = torch.device(device)
+        self._ranks = ranks
         self._causal_lm = load_causal_lm(self._source, config.dtype).eval()
         if ranks.count == 1:  # a shard goes to its device by itself
             self._causal_lm.to(self._device)
@@ -136,17 +137,30 @@ class TokenPolicy:
         return {f"{name}.weight" for name, module in modules if isinstance(module, Conv1D)}
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Writes a Hugging Face folder, tokenizer included, or with LoRA an adapter's folder."""
-        if self._adapter is not None:
-            self._adapter.save_pretrained(folder)
+        """Writes a Hugging Face folder, tokenizer included, or with LoRA an adapter's folder; of several ranks, the leader."""
+        model = self._causal_lm if self._adapter is None else self._adapter
+        state = None if self._ranks.count == 1 else self._ranks.owned(self._saved(model), by_leader=True)
+        if not self._ranks.leads:
             return
-        self._causal_lm.save_pretrained(folder)
+        model.save_pretrained(folder, state_dict=state)
+        if self._adapter is None:
+            self._save_tokenizer(Path(folder))
+
+    def _saved(self, model: Any) -> dict[str, Tensor]:
+        """What `save_pretrained` of this model writes, by the names of its own state."""
+        if self._adapter is None:
+            left_out = self._causal_lm.all_tied_weights_keys.keys()
+        else:
+            left_out = {name for name, parameter in model.named_parameters() if not parameter.requires_grad}
+        return {name: tensor for name, tensor in model.state_dict().items() if name not in left_out}
+
+    def _save_tokenizer(self, folder: Path) -> None:
         if not Path(self._source).is_dir():
             AutoTokenizer.from_pretrained(self._source).save_pretrained(folder)
             return
         for pattern in TOKENIZER_FILES:
             for file in Path(self._source).glob(pattern):
-                shutil.copyfile(file, Path(folder) / file.name)
+                shutil.copyfile(file, folder / file.name)
 
     @torch.no_grad()
     def _refuse_misfit(self) -> None:

@@ -12,19 +12,35 @@ from torch import Tensor
 
 from ..broker.errors import DeadlineExceeded
 from ..broker.weights import Published, WeightStore
+from .ranks import ALONE, Ranks
 
 logger = logging.getLogger(__name__)
 
 WRITE_TIMEOUT_S = 600.0
+METADATA = {"format": "pt"}
 
 
 class Publisher:
-    """Writes one version at a time, in a thread of its own."""
+    """Writes one version at a time, in a thread of its own.
 
-    def __init__(self, store: WeightStore, adapter_config: dict[str, Any] | None, *, epoch: int) -> None:
+    Where `shared`, every rank has one, publishes at the same time as the others, and adds the tensors that it owns to the
+    folder that the leader announces.
+    """
+
+    def __init__(
+        self,
+        store: WeightStore,
+        adapter_config: dict[str, Any] | None,
+        *,
+        epoch: int,
+        ranks: Ranks = ALONE,
+        shared: bool = False,
+    ) -> None:
         self._store = store
         self._adapter_config = adapter_config
         self._epoch = epoch
+        self._ranks = ranks
+        self._shared = shared
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="publisher")
         self._pending: Future[Published] | None = None
         self._last: Published | None = None
@@ -37,8 +53,10 @@ class Publisher:
         began = time.perf_counter()
         self.wait()
         waited_s = time.perf_counter() - began
+        if self._shared:
+            self._ranks.tell("publish", version=version)
         self._pending = self._writer.submit(
-            self._store.publish, version, lambda folder: self._write(folder, weights), epoch=self._epoch
+            self._store.publish, version, lambda folder: self._write(folder, version, weights), epoch=self._epoch
         )
         return waited_s
 
@@ -64,9 +82,48 @@ class Publisher:
             logger.warning("version %d is no longer announced; announcing it again", self._last.version)
             self._pending = self._writer.submit(self._store.restore, self._last, epoch=self._epoch)
 
-    def _write(self, folder: Path, weights: dict[str, Tensor]) -> None:
-        if self._adapter_config is None:
-            save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    def _write(self, folder: Path, version: int, weights: dict[str, Tensor]) -> None:
+        if self._adapter_config is not None:
+            save_file(weights, folder / "adapter_model.safetensors", metadata=METADATA)
+            (folder / "adapter_config.json").write_text(json.dumps(self._adapter_config))
             return
-        save_file(weights, folder / "adapter_model.safetensors", metadata={"format": "pt"})
-        (folder / "adapter_config.json").write_text(json.dumps(self._adapter_config))
+        save_file(weights, folder / file_name(self._ranks if self._shared else ALONE), metadata=METADATA)
+        if self._shared and self._ranks.shares is not None:
+            self._ranks.shares.collect(label(version), folder)
+
+
+class Contributor:
+    """Writes what another rank than the leader owns of each version, in a thread of its own."""
+
+    def __init__(self, ranks: Ranks) -> None:
+        self._ranks = ranks
+        self._writer = ThreadPoolExecutor(1, thread_name_prefix="contributor")
+        self._pending: Future[None] | None = None
+
+    def publish(self, version: int, weights: dict[str, Tensor]) -> None:
+        """Begin to add tensors that nobody else changes to what the leader publishes; raises the error of the one before."""
+        self.wait()
+        self._pending = self._writer.submit(self._contribute, version, weights)
+
+    def wait(self) -> None:
+        """Until the version under way is written; raises its error."""
+        if self._pending is not None:
+            self._pending.result(WRITE_TIMEOUT_S)
+            self._pending = None
+
+    def _contribute(self, version: int, weights: dict[str, Tensor]) -> None:
+        assert self._ranks.shares is not None
+        file = file_name(self._ranks)
+        self._ranks.shares.contribute(
+            label(version), lambda folder: save_file(weights, folder / file, metadata=METADATA)
+        )
+
+
+def label(version: int) -> str:
+    """What the ranks call the folder of a version before it has a name."""
+    return f"weights/{version}"
+
+
+def file_name(ranks: Ranks) -> str:
+    """The file of a rank's tensors."""
+    return f"model-{ranks.rank + 1:05d}-of-{ranks.count:05d}.safetensors" if ranks.count > 1 else "model.safetensors"

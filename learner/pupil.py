@@ -91,6 +91,7 @@ class Pupil:
 
     def learn(self, groups: Sequence[Group[TokenTrajectory]]) -> Taken:
         """Take a step; raises TrainingError, and takes none, where nothing can be learned from any of the groups."""
+        self._ranks.tell("learn", groups)
         taken = self._trainer.step(groups, step=self.step, version=self.version)
         self.step += 1
         self.version += 1
@@ -98,6 +99,7 @@ class Pupil:
 
     def rename(self, version: int) -> None:
         """Call the weights by a version above their own, as a learner does that resumes; tokens keep their age."""
+        self._ranks.tell("rename", version=version)
         self._trainer.resume(version=version, gap=version - self.version)
         self.version = version
 
@@ -107,8 +109,12 @@ class Pupil:
         self._trainer.resumes = list(resumes)
 
     def weights(self) -> dict[str, Tensor]:
-        """A copy of what is trained, by the names of a checkpoint; of several ranks each has some of the tensors."""
-        return self._ranks.owned(self._policy.weights())
+        """A copy of what is trained, by the names of a checkpoint; of several ranks each has some of the tensors.
+
+        Where only the leader can publish them, as an adapter is one file, it has them all.
+        """
+        self._ranks.tell("weights")
+        return self._ranks.owned(self._policy.weights(), by_leader=self._by_leader)
 
     def snapshot(self, weights: dict[str, Tensor], **known: Any) -> Snapshot:
         """Where it stands, with a copy of its `weights`; `known` are the fields of LearnerState that are the learner's."""
@@ -123,6 +129,7 @@ class Pupil:
 
     def save_pretrained(self, folder: Path) -> None:
         """Write a Hugging Face folder, or with LoRA an adapter's folder."""
+        self._ranks.tell("save_pretrained", folder=str(folder))
         self._policy.save_pretrained(folder)
 
     def _restore(self, snapshot: Snapshot) -> None:

@@ -5,13 +5,19 @@ et al., arXiv 2304.11277, per parameter). What one of them gives up on, all must
 """
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
+
+from ..broker.errors import RoleDied
+from ..broker.trajectory import Group
+from .orders import Orders
+from .shares import Shares
 
 T = TypeVar("T")
 
@@ -22,16 +28,28 @@ COLLECTIVE_TIMEOUT_S = 600.0
 
 @dataclass(frozen=True, slots=True)
 class Ranks:
-    """The ranks, seen from one of them; by default it is alone. `mesh` holds them all, where there are several."""
+    """The ranks, seen from one of them; by default it is alone.
+
+    mesh:   all of them, as torch.distributed sees them, where there are several.
+    orders: what the leader tells the others, and the others hear.
+    shares: the folders that they write into together.
+    """
 
     rank: int = 0
     count: int = 1
     mesh: Any = None
+    orders: Orders | None = None
+    shares: Shares | None = None
 
     @property
     def leads(self) -> bool:
         """Whether this is the rank that speaks with the broker."""
         return self.rank == 0
+
+    def tell(self, name: str, groups: Sequence[Group[Any]] = (), **values: Any) -> None:
+        """Have the others do what this rank does now; says nothing unless it leads others."""
+        if self.orders is not None and self.leads:
+            self.orders.give(name, groups, **values)
 
     def own(self, items: Sequence[T]) -> Sequence[T]:
         """Every `count`-th of the items, from this rank's on."""
@@ -98,6 +116,17 @@ def whole(tensor: Tensor) -> Tensor:
     return tensor.detach() if gather is None else gather().detach()
 
 
+@contextmanager
+def blaming_others() -> Iterator[None]:
+    """Raises RoleDied where something fails because another rank is gone."""
+    try:
+        yield
+    except RuntimeError as error:
+        if "gloo" not in str(error) and not isinstance(error, torch.distributed.DistError):
+            raise
+        raise RoleDied(f"another rank of the learner is gone ({str(error).splitlines()[0]})") from error
+
+
 def join(store: Any, *, rank: int, count: int, host: str) -> Ranks:
     """This process as one of `count` ranks that meet at a torch.distributed store; `host` is what they meet by."""
     import torch.distributed as dist
@@ -109,4 +138,5 @@ def join(store: Any, *, rank: int, count: int, host: str) -> Ranks:
     backend, device = ("cpu:gloo,cuda:nccl", "cuda") if cuda else ("gloo", "cpu")
     timeout = timedelta(seconds=COLLECTIVE_TIMEOUT_S)
     dist.init_process_group(backend, store=store, rank=rank, world_size=count, timeout=timeout)
-    return Ranks(rank, count, init_device_mesh(device, (count,)))
+    mesh = init_device_mesh(device, (count,))
+    return Ranks(rank, count, mesh, Orders(store), Shares(store, rank=rank, count=count))
