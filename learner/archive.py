@@ -4,41 +4,35 @@ checkpoints/step-00000040/          a checkpoint; the newest checkpoint.keep sta
 checkpoints/archive/step-00000040/  weights alone, every checkpoint.archive_every_steps, for good
 """
 
-import json
-import re
 from pathlib import Path
-from typing import Any
 
-from safetensors import safe_open
 from torch import Tensor
 
 from ..broker.errors import ModelError
-from ..broker.folder import checksum
-from .checkpoint import ARCHIVE, STATE_FILE
+from .checkpoint import ARCHIVE, WEIGHTS
+from .saved import is_sound, read_state, saved_steps
+from .shards import Shards
 
 ATTEMPTS = 3
 """How often a step is looked for that is replaced or deleted while it is being opened."""
 
 MAX_NAMED = 20
 
-_NAME = re.compile(r"step-(\d+)")
-
 
 class SavedWeights:
     """The weights of one step, open: they can be read to the end even if their files are deleted meanwhile."""
 
-    def __init__(self, step: int, file: Any) -> None:
+    def __init__(self, step: int, shards: Shards) -> None:
         self.step = step
-        self._file = file
+        self._shards = shards
 
     def names(self) -> list[str]:
         """The names of the tensors, as in TokenPolicy.weights."""
-        return list(self._file.keys())
+        return self._shards.names()
 
     def read(self, name: str) -> Tensor:
         """One tensor."""
-        tensor: Tensor = self._file.get_tensor(name)
-        return tensor
+        return self._shards.read(name)
 
 
 def open_weights(checkpoints: Path, step: int | None = None) -> SavedWeights:
@@ -58,24 +52,22 @@ def open_weights(checkpoints: Path, step: int | None = None) -> SavedWeights:
 
 def _folders(checkpoints: Path) -> dict[int, Path]:
     """Where each step is; the checkpoint, where there is one, as it is of the lineage that goes on."""
-    found = [*(checkpoints / ARCHIVE).glob("step-*"), *checkpoints.glob("step-*")]
-    return {int(match[1]): folder for folder in found if (match := _NAME.fullmatch(folder.name))}
+    return saved_steps(checkpoints / ARCHIVE) | saved_steps(checkpoints)
 
 
-def _open(folder: Path) -> Any:
-    """The weights file of a checkpoint that is whole; raises OSError if that is gone or replaced by the end."""
+def _open(folder: Path) -> Shards:
+    """The weights of a folder that is whole; raises OSError if that is gone or replaced by the end."""
     opened = folder.stat().st_ino
     try:
-        digest = json.loads((folder / STATE_FILE).read_text())["digest"]
-        sound = checksum(folder / "tensors") == digest
-    except (ValueError, KeyError, TypeError):
-        sound = False
-    file = safe_open(folder / "tensors" / "weights.safetensors", framework="pt") if sound else None
+        sound = is_sound(folder, read_state(folder), WEIGHTS)
+        shards = Shards(folder / WEIGHTS) if sound else None
+    except ValueError:
+        shards = None
     if folder.stat().st_ino != opened:
         raise FileNotFoundError(f"{folder} was replaced")
-    if file is None:
+    if shards is None:
         raise ModelError(f"the weights in {folder} are damaged (their checksum differs); name another step")
-    return file
+    return shards
 
 
 def _missing(checkpoints: Path, step: int, steps: list[int]) -> str:

@@ -1,26 +1,37 @@
-"""What a learner resumes from: copied aside at once, written in the background, whole or not there at all.
+"""What a learner resumes from: copied aside and written in the background, whole or not there at all.
 
-checkpoints/step-00000020/          state.json  tensors/{weights,optimizer,critic}.safetensors
-checkpoints/archive/step-00000005/  state.json  tensors/weights.safetensors      not to resume from, but kept for good
+    tensors ──copy──▶ aside ──write, sum up──▶ .7.partial/ ──rename──▶ step-00000020/ ──done──▶ groups acknowledged
+       └ unchanged until here └ then training may change them
+
+checkpoints/step-00000020/          the newest `keep` stay
+checkpoints/archive/step-00000005/  weights alone: not to resume from, but kept for good
+checkpoints/best/                   see best.py
 """
 
 import json
 import shutil
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from threading import Event
+from typing import Any, TypeVar
 
-from safetensors.torch import load_file, save_file
+import torch.distributed as dist
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 
-from ..broker.errors import DeadlineExceeded, ModelError
-from ..broker.folder import checksum, flush, sync
+from ..broker.errors import ArealError, DeadlineExceeded, ModelError
+from .saved import DIGEST, discard, folder_of, give_name, is_sound, read_state, saved_steps, seal, sweep
+from .shards import Shards, write_shards
 
-STATE_FILE = "state.json"
 ARCHIVE = "archive"
+WEIGHTS, OPTIMIZER, CRITIC, RANDOM = "weights", "optimizer", "critic", "random"
 WRITE_TIMEOUT_S = 1800.0
+
+T = TypeVar("T")
+Parts = Mapping[str, Mapping[str, Tensor]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +40,7 @@ class LearnerState:
 
     `resumes` holds version and gap of each resume that this lineage has behind it (Trainer.resume); `filtered` counts
     the groups in the ledger that were only looked at, `solved` what is known of their rows
-    (SolveRates), and `estimator` is the state of the advantage's Estimator.
+    (SolveRates), `estimator` is the state of the advantage's Estimator, and `scale` that of the critic's values.
     """
 
     step: int
@@ -40,11 +51,17 @@ class LearnerState:
     filtered: int = 0
     solved: dict[str, list[int]] = field(default_factory=dict)
     estimator: dict[str, Any] = field(default_factory=dict)
+    scale: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """A learner at the end of a step; the tensors are its own, and those of the critic none where there is none."""
+    """A learner at the end of a step, or a rank's part of it.
+
+    weights: tensors on the CPU that nobody changes any more.
+    optimizer, critic: the learner's own, which are copied while it does not change them (CheckpointStore.await_copy); of
+        the critic none where there is none.
+    """
 
     state: LearnerState
     weights: dict[str, Tensor]
@@ -53,26 +70,84 @@ class Snapshot:
     rng: Tensor
 
 
+class Checkpoint:
+    """One on the disk, which was sound when it was opened: its state, and tensors to be read where they are wanted."""
+
+    def __init__(self, folder: Path) -> None:
+        """Raises ModelError if it is damaged."""
+        self._folder = folder
+        try:
+            known = read_state(folder)
+            damaged = [part for part in known[DIGEST] if not is_sound(folder, known, part)]
+            if not damaged:
+                self._parts = {part: Shards(folder / part) for part in known.pop(DIGEST)}
+                self.state = LearnerState(**known)
+                self.rng = self._parts[RANDOM].read("rng")
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise ModelError(
+                f"the checkpoint {folder} cannot be read: {error}; delete it to resume before it"
+            ) from error
+        if damaged:
+            raise ModelError(
+                f"the checkpoint {folder} is damaged (the checksum of its {damaged[0]} differs); delete it to resume "
+                "before it"
+            )
+
+    def parts(self) -> set[str]:
+        """What it holds tensors of: weights, optimizer, and critic if there was one."""
+        return set(self._parts) - {RANDOM}
+
+    def fill(self, part: str, tensors: Mapping[str, Tensor]) -> None:
+        """Read a part into tensors of its names and shapes; raises ModelError, naming what differs, if there are others."""
+        try:
+            self._parts[part].fill(tensors)
+        except (ModelError, OSError, ValueError) as error:
+            raise ModelError(
+                f"the {part} of the checkpoint {self._folder} cannot be taken over: {error}; go on with the model.path, "
+                "model.dtype and model.lora that it was written with, or begin a run of another name"
+            ) from error
+
+    def read(self, part: str) -> dict[str, Tensor]:
+        """All tensors of a part, whole."""
+        shards = self._parts[part]
+        return {name: shards.read(name) for name in shards.names()}
+
+
 class CheckpointStore:
     """Checkpoints of a run, one written at a time; the newest `keep` stay.
 
-    The weights of every `archive_every` steps are kept for good besides; 0 for none.
+    The weights of every `archive_every` steps are kept for good besides; 0 for none. Where there is a group of ranks, all
+    call the same methods in the same order, each with its own tensors; the first alone gives names, and calls `permit`
+    and `done`. The group must be of this store alone, as it is used from a thread of its own.
     """
 
-    def __init__(self, directory: Path, *, keep: int, archive_every: int = 0) -> None:
+    def __init__(
+        self, directory: Path, *, keep: int, archive_every: int = 0, group: dist.ProcessGroup | None = None
+    ) -> None:
         self._directory = directory
         self._keep = keep
         self._archive_every = archive_every
+        self._group = group
+        self._leads = group is None or group.rank() == 0
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
-        self._pending: Future[None] | None = None
+        self._pending: deque[Future[None]] = deque()
+        self._pending_step = -1
+        self._copied = Event()
+        self._copied.set()
 
     def save(self, snapshot: Snapshot, *, permit: Callable[[], None], done: Callable[[], None]) -> None:
-        """Write in the background, then call `done`; unless `permit`, called when all is written aside, raises.
+        """Copy and write in the background, then call `done`; unless `permit`, called when all is written aside, raises.
 
-        Waits for, and raises the error of, the write before.
+        The tensors must not change until `await_copy` returns. Waits for, and raises the error of, the write before.
         """
         self.wait()
-        self._pending = self._writer.submit(self._write, snapshot, permit, done)
+        self._copied.clear()
+        self._submit(snapshot.state.step, self._write, snapshot, permit, done)
+
+    def await_copy(self) -> None:
+        """Until the tensors that were handed to `save` may change; raises DeadlineExceeded."""
+        if not self._copied.wait(WRITE_TIMEOUT_S):
+            raise DeadlineExceeded(f"the state of a checkpoint was not copied within {WRITE_TIMEOUT_S:g} s")
 
     def archives(self, step: int) -> bool:
         """Whether the weights of that step are kept for good; where it is saved, `save` sees to that too."""
@@ -81,108 +156,138 @@ class CheckpointStore:
     def archive(self, state: LearnerState, weights: dict[str, Tensor], *, permit: Callable[[], None]) -> None:
         """Write the weights alone, in the background like `save`."""
         self.wait()
-        self._pending = self._writer.submit(self._keep_for_good, state, weights, permit)
+        self._submit(state.step, self._keep_for_good, state, weights, permit)
+
+    def put_aside(self, folder: Path, state: LearnerState, weights: dict[str, Tensor]) -> Future[None]:
+        """Write the weights alone into a sealed folder that somebody else gives a name, in the background like `save`.
+
+        Where the same step is being saved it waits for nothing, as the tensors are the same.
+        """
+        if state.step != self._pending_step:
+            self.wait()
+        return self._submit(state.step, self._write_aside, folder, _of_weights(state), {WEIGHTS: weights})
 
     def wait(self) -> None:
-        """Until the write under way is durable; raises its error, or DeadlineExceeded."""
-        if self._pending is not None:
+        """Until all writes under way are durable; raises the error of the first that failed, or DeadlineExceeded."""
+        while self._pending:
             try:
-                self._pending.result(WRITE_TIMEOUT_S)
+                self._pending[0].result(WRITE_TIMEOUT_S)
             except TimeoutError as error:
                 raise DeadlineExceeded(f"a checkpoint was not written within {WRITE_TIMEOUT_S:g} s") from error
-            self._pending = None
+            self._pending.popleft()
 
-    def load_latest(self) -> Snapshot | None:
+    def load_latest(self) -> Checkpoint | None:
         """The newest checkpoint, or None; raises ModelError if it is damaged."""
-        folders = self._folders()
-        return _read(folders[-1]) if folders else None
+        folders = saved_steps(self._directory)
+        return Checkpoint(folders[max(folders)]) if folders else None
 
-    def load(self, step: int) -> Snapshot:
+    def load(self, step: int) -> Checkpoint:
         """The checkpoint of a step; raises ModelError if there is none, or if it is damaged."""
-        folder = self._folder(step)
-        if not folder.exists():
-            there = ", ".join(str(int(each.name.partition("-")[2])) for each in self._folders()) or "none"
+        folders = saved_steps(self._directory)
+        if step not in folders:
+            there = ", ".join(map(str, folders)) or "none"
             raise ModelError(f"there is no checkpoint of step {step} in {self._directory}; those there: {there}")
-        return _read(folder)
+        return Checkpoint(folders[step])
 
-    def _folder(self, step: int) -> Path:
-        return self._directory / f"step-{step:08d}"
-
-    def _folders(self) -> list[Path]:
-        return sorted(self._directory.glob("step-*"))
+    def _submit(self, step: int, write: Callable[..., None], *given: Any) -> Future[None]:
+        self._pending_step = step
+        self._pending.append(self._writer.submit(write, *given))
+        return self._pending[-1]
 
     def _write(self, snapshot: Snapshot, permit: Callable[[], None], done: Callable[[], None]) -> None:
+        parts = self._parts(snapshot)
         if self.archives(snapshot.state.step):  # first: a run that resumes from this step does not come by it again
             self._keep_for_good(snapshot.state, snapshot.weights, permit)
-        optimizer = snapshot.optimizer | {"rng": snapshot.rng}
-        files = {"weights": snapshot.weights, "optimizer": optimizer}
-        if snapshot.critic:
-            files["critic"] = snapshot.critic
-        self._put(self._directory, asdict(snapshot.state), files, permit)
-        for old in self._folders()[: -self._keep]:
-            self._discard(old)
-        for left in [*self._directory.glob(".replaced.*"), *self._directory.glob(".*.partial")]:
-            shutil.rmtree(left, ignore_errors=True)
-        done()
+        self._put(self._directory, asdict(snapshot.state), parts, permit)
+        self._led(self._prune)
+        self._led(done)
+
+    def _parts(self, snapshot: Snapshot) -> Parts:
+        """What is written of it: copies, so that training may go on."""
+        try:
+            parts = {WEIGHTS: snapshot.weights, OPTIMIZER: copied(snapshot.optimizer)}
+            if snapshot.critic:
+                parts[CRITIC] = copied(snapshot.critic)
+        finally:
+            self._copied.set()
+        return parts | {RANDOM: {"rng": snapshot.rng} if self._leads else {}}
 
     def _keep_for_good(self, state: LearnerState, weights: dict[str, Tensor], permit: Callable[[], None]) -> None:
-        of_weights = {"step": state.step, "version": state.version, "epoch": state.epoch}
-        self._put(self._directory / ARCHIVE, of_weights, {"weights": weights}, permit)
+        self._put(self._directory / ARCHIVE, _of_weights(state), {WEIGHTS: weights}, permit)
 
-    def _put(
-        self, place: Path, state: dict[str, Any], files: dict[str, dict[str, Tensor]], permit: Callable[[], None]
-    ) -> None:
+    def _put(self, place: Path, state: dict[str, Any], parts: Parts, permit: Callable[[], None]) -> None:
         """Write a step's folder aside, and give it its name in that place once it is whole and permitted."""
-        folder = place / f"step-{state['step']:08d}"
-        state = json.loads(json.dumps(state))
-        if folder.exists() and _state_of(folder) == state:  # whole, since it bears its name; nothing was trained since
+        folder, aside = folder_of(place, state["step"]), self._directory / f".{state['epoch']}.partial"
+        if self._led(lambda: _is_there(folder, state)):
             return
-        place.mkdir(parents=True, exist_ok=True)
-        aside = self._directory / f".{state['epoch']}.partial"
-        shutil.rmtree(aside, ignore_errors=True)
-        tensors = aside / "tensors"
-        tensors.mkdir(parents=True)
-        for name, content in files.items():
-            save_file(content, tensors / f"{name}.safetensors")
-        flush(tensors)
-        (aside / STATE_FILE).write_text(json.dumps(state | {"digest": checksum(tensors)}))
-        flush(aside)
-        permit()
-        if folder.exists():
-            self._discard(folder)
-        aside.rename(folder)
-        sync(place)
-        sync(self._directory)  # which may have got the archive just now
 
-    def _discard(self, folder: Path) -> None:
-        """Takes its name from a folder, so that nobody opens one that is being deleted."""
-        aside = self._directory / f".replaced.{folder.name}"
-        shutil.rmtree(aside, ignore_errors=True)
-        folder.rename(aside)
+        def name() -> None:
+            permit()
+            give_name(aside, folder)
+
+        self._write_aside(aside, state, parts)
+        self._led(name)
+
+    def _write_aside(self, aside: Path, state: Any, parts: Parts) -> None:
+        self._led(lambda: _emptied(aside))
+        for part, tensors in parts.items():
+            write_shards(aside / part, tensors, self._group)
+        self._led(lambda: seal(aside, state))
+
+    def _prune(self) -> None:
+        for old in [*saved_steps(self._directory).values()][: -self._keep]:
+            discard(old)
+        sweep(self._directory / ARCHIVE)
+        sweep(self._directory, ".*.partial")
+
+    def _led(self, do: Callable[[], T]) -> T:
+        """What the first rank makes of it, on every rank; raises on all what it raises there."""
+        if self._group is None:
+            return do()
+        told: list[Any] = [None, ""]
+        cause: BaseException | None = None
+        if self._leads:
+            try:
+                told[0] = do()
+            except BaseException as error:
+                cause, told[1] = error, f"{type(error).__name__}: {error}"
+        dist.broadcast_object_list(told, group=self._group, group_src=0)
+        if cause is not None:
+            raise cause
+        if told[1]:
+            raise ArealError(f"the first rank could not save: {told[1]}")
+        made: T = told[0]
+        return made
 
 
-def _state_of(folder: Path) -> dict[str, Any]:
-    state: dict[str, Any] = json.loads((folder / STATE_FILE).read_text())
-    return {key: value for key, value in state.items() if key != "digest"}
+def copied(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors' values as they are now, on the CPU; of a DTensor this rank's shard."""
+    return {name: _copy(tensor) for name, tensor in tensors.items()}
 
 
-def copied(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors' values as they are now, on the CPU."""
-    return {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in tensors.items()}
+def _copy(tensor: Tensor) -> Tensor:
+    if not isinstance(tensor, DTensor):
+        return tensor.detach().to("cpu", copy=True).contiguous()
+    (own, mesh), context = tensor.__tensor_flatten__()
+    inner = {own: _copy(tensor.to_local()), mesh: tensor.device_mesh}
+    copy: Tensor = DTensor.__tensor_unflatten__(inner, context, tensor.size(), tensor.stride())
+    return copy.detach()
 
 
-def _read(folder: Path) -> Snapshot:
-    try:
-        state = json.loads((folder / STATE_FILE).read_text())
-        if checksum(folder / "tensors") != state.pop("digest"):
-            raise ModelError(
-                f"the checkpoint {folder} is damaged (its checksum differs); delete it to resume before it"
-            )
-        weights = load_file(folder / "tensors" / "weights.safetensors")
-        optimizer = load_file(folder / "tensors" / "optimizer.safetensors")
-        critic_file = folder / "tensors" / "critic.safetensors"  # only where there is a critic
-        critic = load_file(critic_file) if critic_file.exists() else {}
-    except (OSError, ValueError, KeyError) as error:
-        raise ModelError(f"the checkpoint {folder} cannot be read: {error}; delete it to resume before it") from error
-    rng = optimizer.pop("rng")
-    return Snapshot(LearnerState(**state), weights, optimizer, critic, rng)
+def _of_weights(state: LearnerState) -> dict[str, Any]:
+    """What stands beside weights that are alone."""
+    return {"step": state.step, "version": state.version, "epoch": state.epoch}
+
+
+def _is_there(folder: Path, state: dict[str, Any]) -> bool:
+    """Whether that very state has been written; it is whole then, since it bears its name."""
+    if not folder.exists():
+        return False
+    there = read_state(folder)
+    there.pop(DIGEST, None)
+    return bool(there == json.loads(json.dumps(state)))
+
+
+def _emptied(folder: Path) -> None:
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)

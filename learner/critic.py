@@ -3,6 +3,8 @@
 Legend: N tokens and A actions of a micro-batch, D the width of the model.
 """
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 
@@ -103,18 +105,11 @@ class Critic:
     def scale(self, scale: dict[str, float]) -> None:
         self._normaliser.load(scale)
 
-    def state(self) -> dict[str, Tensor]:
-        """Weights, moments and scale, by name."""
-        scale = {name: torch.tensor(value, dtype=torch.float64) for name, value in self.scale.items()}
-        groups = {"weights": self._module.state_dict(), "optimizer": self._optimizer.state(), "scale": scale}
-        return {f"{group}.{name}": tensor for group, tensors in groups.items() for name, tensor in tensors.items()}
+    def before_update(self, call: Callable[[], None]) -> None:
+        """Have something called each time before anything that `state` gives is changed."""
+        self._optimizer.before_update(call)
 
-    def load(self, state: dict[str, Tensor]) -> None:
-        """Take over what `state` gave."""
-        groups: dict[str, dict[str, Tensor]] = {"weights": {}, "optimizer": {}, "scale": {}}
-        for key, tensor in state.items():
-            group, _, name = key.partition(".")
-            groups[group][name] = tensor
-        self._module.load_state_dict(groups["weights"])
-        self._optimizer.load_state(groups["optimizer"])
-        self.scale = {name: float(value) for name, value in groups["scale"].items()}
+    def state(self) -> dict[str, Tensor]:
+        """Weights and moments by name: the critic's own tensors, to be read or filled."""
+        groups = {"weights": self._module.state_dict(), "optimizer": self._optimizer.state()}
+        return {f"{group}.{name}": tensor for group, tensors in groups.items() for name, tensor in tensors.items()}

@@ -79,16 +79,17 @@ class Learner:
             archive_every=settings.checkpoint.archive_every_steps,
         )
         self._epoch = self._bulletin.lead()  # first, so that no earlier learner writes a checkpoint after this look
-        snapshot = self._checkpoints.load_latest()
-        if snapshot is not None and snapshot.state.epoch >= self._epoch:  # a clock went back
-            self._epoch = self._bulletin.lead(after=snapshot.state.epoch)
+        checkpoint = self._checkpoints.load_latest()
+        if checkpoint is not None and checkpoint.state.epoch >= self._epoch:  # a clock went back
+            self._epoch = self._bulletin.lead(after=checkpoint.state.epoch)
         self._event("learner: loading the model")
         dataset = Dataset(settings.dataset)
         self._solved = SolveRates(settings.algorithm.filters.solved, dataset)
-        self._pupil = Pupil(settings, dataset.identity, snapshot)
+        self._pupil = Pupil(settings, dataset.identity, checkpoint)
+        self._pupil.before_update(self._checkpoints.await_copy)
         state = LearnerState(step=0, version=0, trained=[], epoch=self._epoch)
-        if snapshot is not None:
-            state = snapshot.state
+        if checkpoint is not None:
+            state = checkpoint.state
             self._solved.load(state.solved)
             self._event(f"learner: resumed from the checkpoint of step {state.step}")
         self._recording = Recording(settings.directory / "groups")
@@ -273,7 +274,7 @@ class Learner:
         self._publisher.wait()
 
     def _checkpoint(self, weights: dict[str, Tensor]) -> None:
-        """Copy the rest of the state aside too and let it be written; what it covers is acknowledged once it is durable."""
+        """Let the state be copied aside and written; what it covers is acknowledged once it is durable."""
         trained = self._source.ledger.ranges()
         snapshot = self._pupil.snapshot(
             weights,

@@ -1,7 +1,7 @@
 """AdamW with a schedule: the optimiser step, its clipping and its state."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import torch
 from torch import Tensor
@@ -61,26 +61,32 @@ class Optimizer:
         """Forget the gradients gathered."""
         self._adamw.zero_grad()
 
+    def before_update(self, call: Callable[[], None]) -> None:
+        """Have something called each time before anything that `state` gives is changed."""
+        self._adamw.register_step_pre_hook(lambda *_: call())
+
     def state(self) -> dict[str, Tensor]:
-        """The moments and the master copies, named by the parameter's place: `3.exp_avg`, `3.master`."""
-        state = self._adamw.state_dict()["state"]
-        moments = {f"{place}.{name}": value for place, entry in state.items() for name, value in entry.items()}
+        """The moments and the master copies, named by the parameter's place: `3.exp_avg`, `3.master`.
+
+        They are the optimiser's own, to be read or filled; before the first step the moments are zeros.
+        """
+        self._make_moments()
+        moments = {
+            f"{place}.{name}": value
+            for place, master in enumerate(self._masters)
+            for name, value in self._adamw.state[master].items()
+        }
         return moments | {f"{place}.{MASTER}": master.detach() for place, master in self._copies()}
 
-    def load_state(self, tensors: dict[str, Tensor]) -> None:
-        """Take over what `state` gave."""
-        state: dict[int, dict[str, Tensor]] = {}
-        masters: dict[int, Tensor] = {}
-        for key, value in tensors.items():
-            place, name = key.split(".")
-            if name == MASTER:
-                masters[int(place)] = value
-            else:
-                state.setdefault(int(place), {})[name] = value
-        with torch.no_grad():
-            for number, master in self._copies():
-                master.copy_(masters[number])
-        self._adamw.load_state_dict({"state": state, "param_groups": self._adamw.state_dict()["param_groups"]})
+    def _make_moments(self) -> None:
+        """As AdamW makes them at a parameter's first step."""
+        for master in self._masters:
+            if not self._adamw.state[master]:
+                self._adamw.state[master] = {
+                    "step": torch.zeros((), dtype=torch.float32, device=master.device),
+                    "exp_avg": torch.zeros_like(master, memory_format=torch.preserve_format),
+                    "exp_avg_sq": torch.zeros_like(master, memory_format=torch.preserve_format),
+                }
 
     def _copies(self) -> list[tuple[int, Tensor]]:
         """The masters that are copies, by place."""

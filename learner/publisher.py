@@ -92,33 +92,6 @@ class Publisher:
             self._ranks.shares.collect(label(version), folder)
 
 
-class Contributor:
-    """Writes what another rank than the leader owns of each version, in a thread of its own."""
-
-    def __init__(self, ranks: Ranks) -> None:
-        self._ranks = ranks
-        self._writer = ThreadPoolExecutor(1, thread_name_prefix="contributor")
-        self._pending: Future[None] | None = None
-
-    def publish(self, version: int, weights: dict[str, Tensor]) -> None:
-        """Begin to add tensors that nobody else changes to what the leader publishes; raises the error of the one before."""
-        self.wait()
-        self._pending = self._writer.submit(self._contribute, version, weights)
-
-    def wait(self) -> None:
-        """Until the version under way is written; raises its error."""
-        if self._pending is not None:
-            self._pending.result(WRITE_TIMEOUT_S)
-            self._pending = None
-
-    def _contribute(self, version: int, weights: dict[str, Tensor]) -> None:
-        assert self._ranks.shares is not None
-        file = file_name(self._ranks)
-        self._ranks.shares.contribute(
-            label(version), lambda folder: save_file(weights, folder / file, metadata=METADATA)
-        )
-
-
 def label(version: int) -> str:
     """What the ranks call the folder of a version before it has a name."""
     return f"weights/{version}"

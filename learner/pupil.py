@@ -7,11 +7,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 
+from ..broker.errors import ModelError
 from ..broker.trajectory import Group, TokenTrajectory
 from .algorithm.config import AlgorithmConfig, Gae
 from .algorithm.running import Key
-from .checkpoint import LearnerState, Snapshot, copied
+from .checkpoint import CRITIC, OPTIMIZER, WEIGHTS, Checkpoint, LearnerState, Snapshot, copied
 from .config import DatasetConfig, LearnerConfig, ModelConfig, StalenessConfig
 from .critic import Critic
 from .estimate import Estimator
@@ -36,7 +38,7 @@ class Training:
 
 
 class Pupil:
-    """A policy with its optimiser, critic, statistics and random state, at its start or where a snapshot left it.
+    """A policy with its optimiser, critic, statistics and random state, at its start or where a checkpoint left it.
 
     The same training and the same groups make the same weights, bit for bit on a CPU, however often it was resumed.
 
@@ -48,7 +50,7 @@ class Pupil:
         self,
         training: Training,
         identity: Callable[[int], Key],
-        snapshot: Snapshot | None = None,
+        checkpoint: Checkpoint | None = None,
         ranks: Ranks = ALONE,
     ) -> None:
         """`identity` tells which row of the data set a position issued."""
@@ -76,8 +78,8 @@ class Pupil:
         )
         self.step = 0
         self.version = 0
-        if snapshot is not None:
-            self._restore(snapshot)
+        if checkpoint is not None:
+            self._restore(checkpoint)
 
     @property
     def vocab_size(self) -> int:
@@ -108,20 +110,26 @@ class Pupil:
         self.version = version
         self._trainer.resumes = list(resumes)
 
-    def weights(self) -> dict[str, Tensor]:
-        """A copy of what is trained, by the names of a checkpoint; of several ranks each has some of the tensors.
+    def weights(self, *, by_leader: bool = False) -> dict[str, Tensor]:
+        """A copy of what is trained, by the names of a checkpoint; of several ranks each has some tensors, or one all."""
+        self._ranks.tell("weights", by_leader=by_leader)
+        return self._ranks.owned(self._policy.weights(), by_leader=by_leader)
 
-        Where only the leader can publish them, as an adapter is one file, it has them all.
-        """
-        self._ranks.tell("weights")
-        return self._ranks.owned(self._policy.weights(), by_leader=self._by_leader)
+    def before_update(self, call: Callable[[], None]) -> None:
+        """Have something called each time before the tensors of a snapshot are changed."""
+        self._optimizer.before_update(call)
+        if self._critic is not None:
+            self._critic.before_update(call)
 
     def snapshot(self, weights: dict[str, Tensor], **known: Any) -> Snapshot:
-        """Where it stands, with a copy of its `weights`; `known` are the fields of LearnerState that are the learner's."""
+        """Where it stands, with a copy of its `weights`; `known` are the fields of LearnerState that are the learner's.
+
+        The other tensors are its own, and change with the next update.
+        """
         own: dict[str, Any] = {"step": self.step, "version": self.version, "resumes": self.resumes}
-        critic = {} if self._critic is None else copied(self._critic.state())
-        state = LearnerState(**own, **known, estimator=self._estimator.state())
-        return Snapshot(state, weights, copied(self._optimizer.state()), critic, torch.get_rng_state())
+        critic, scale = ({}, {}) if self._critic is None else (self._critic.state(), self._critic.scale)
+        state = LearnerState(**own, **known, estimator=self._estimator.state(), scale=scale)
+        return Snapshot(state, weights, self._optimizer.state(), critic, torch.get_rng_state())
 
     def adapter_config(self) -> dict[str, Any] | None:
         """What stands in PEFT's adapter_config.json; None without LoRA."""
@@ -132,12 +140,25 @@ class Pupil:
         self._ranks.tell("save_pretrained", folder=str(folder))
         self._policy.save_pretrained(folder)
 
-    def _restore(self, snapshot: Snapshot) -> None:
-        self._policy.load_weights(snapshot.weights)
-        self._optimizer.load_state(snapshot.optimizer)
-        self._estimator.load(snapshot.state.estimator)
-        if self._critic is not None and snapshot.critic:  # none where the run had no critic so far: it begins now
-            self._critic.load(snapshot.critic)
-        self.step = snapshot.state.step
-        self.follow(snapshot.state.version, [(version, gap) for version, gap in snapshot.state.resumes])
-        torch.set_rng_state(snapshot.rng)
+    def _restore(self, checkpoint: Checkpoint) -> None:
+        """Read the tensors into their places, without a copy of all in between."""
+        weights, again = self._policy.weights(), self._policy.weights()
+        for name, tensor in weights.items():
+            if not _is_same_memory(tensor, again[name]):
+                raise ModelError(f"the model keeps its weights in another form than its checkpoint: {name!r}")
+        checkpoint.fill(WEIGHTS, weights)
+        checkpoint.fill(OPTIMIZER, self._optimizer.state())
+        state = checkpoint.state
+        self._estimator.load(state.estimator)
+        if self._critic is not None and CRITIC in checkpoint.parts():  # if the run had none so far, it begins now
+            checkpoint.fill(CRITIC, self._critic.state())
+            self._critic.scale = state.scale
+        self.step = state.step
+        self.follow(state.version, [(version, gap) for version, gap in state.resumes])
+        torch.set_rng_state(checkpoint.rng)
+
+
+def _is_same_memory(left: Tensor, right: Tensor) -> bool:
+    if isinstance(left, DTensor) and isinstance(right, DTensor):
+        return _is_same_memory(left.to_local(), right.to_local())
+    return left.data_ptr() == right.data_ptr()

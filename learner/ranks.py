@@ -33,6 +33,7 @@ class Ranks:
     mesh:   all of them, as torch.distributed sees them, where there are several.
     orders: what the leader tells the others, and the others hear.
     shares: the folders that they write into together.
+    group:  all of them once more, for checkpoints, which are written beside the passes.
     """
 
     rank: int = 0
@@ -40,6 +41,7 @@ class Ranks:
     mesh: Any = None
     orders: Orders | None = None
     shares: Shares | None = None
+    group: Any = None
 
     @property
     def leads(self) -> bool:
@@ -139,4 +141,5 @@ def join(store: Any, *, rank: int, count: int, host: str) -> Ranks:
     timeout = timedelta(seconds=COLLECTIVE_TIMEOUT_S)
     dist.init_process_group(backend, store=store, rank=rank, world_size=count, timeout=timeout)
     mesh = init_device_mesh(device, (count,))
-    return Ranks(rank, count, mesh, Orders(store), Shares(store, rank=rank, count=count))
+    group = dist.new_group(backend="gloo", timeout=timeout)
+    return Ranks(rank, count, mesh, Orders(store), Shares(store, rank=rank, count=count), group)

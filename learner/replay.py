@@ -32,10 +32,11 @@ class Replay:
         self._recording = Recording(run / "groups")
         self._store = CheckpointStore(folder / "checkpoints", keep=checkpoint.keep)
         self._every_steps = checkpoint.every_steps
-        snapshot = self._store.load_latest()
-        if snapshot is None and start:
-            snapshot = CheckpointStore(run / "checkpoints", keep=checkpoint.keep).load(start)
-        self._pupil = Pupil(training, Dataset(training.dataset).identity, snapshot)
+        begins_at = self._store.load_latest()
+        if begins_at is None and start:
+            begins_at = CheckpointStore(run / "checkpoints", keep=checkpoint.keep).load(start)
+        self._pupil = Pupil(training, Dataset(training.dataset).identity, begins_at)
+        self._pupil.before_update(self._store.await_copy)
 
     @property
     def step(self) -> int:

@@ -3,6 +3,7 @@
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -31,7 +32,7 @@ def test_archived_weights_stay_when_their_checkpoint_goes(tmp_path: Path) -> Non
     save(store, 5, 10, 15)
     assert names(tmp_path) == ["archive", "step-00000015"] and names(tmp_path / "archive") == ["step-00000010"]
     kept = tmp_path / "archive" / "step-00000010"
-    assert names(kept) == ["state.json", "tensors"] and names(kept / "tensors") == ["weights.safetensors"]
+    assert names(kept) == ["state.json", "weights"] and names(kept / "weights") == ["00001.safetensors"]
     assert json.loads((kept / "state.json").read_text()).items() >= {"step": 10, "version": 13, "epoch": 6}.items()
     assert open_weights(tmp_path).step == 15
     found = open_weights(tmp_path, 10)
@@ -76,7 +77,7 @@ def test_a_learner_that_leads_no_more_archives_none(tmp_path: Path) -> None:
     store.archive(made.state, made.weights, permit=refuse)
     with pytest.raises(Fenced):
         store.wait()
-    assert not list((tmp_path / "archive").iterdir())
+    assert not (tmp_path / "archive").exists()
 
 
 def test_open_weights_outlive_their_files(tmp_path: Path) -> None:
@@ -93,9 +94,9 @@ def test_a_step_that_goes_while_it_is_opened_is_looked_for_again(
     """Its checkpoint is replaced, or deleted, when half of it has been summed up."""
     store = CheckpointStore(tmp_path, keep=1, archive_every=5)
     save(store, 5)
-    checksum, folders = archive.checksum, []
+    is_sound, folders = archive.is_sound, []
 
-    def interrupted(folder: Path) -> int:
+    def interrupted(folder: Path, state: dict[str, Any], part: str) -> bool:
         folders.append(folder)
         if len(folders) == 1:
             if place == ".":
@@ -103,11 +104,11 @@ def test_a_step_that_goes_while_it_is_opened_is_looked_for_again(
                 store.wait()
             else:
                 save(store, 6)
-        return checksum(folder)
+        return is_sound(folder, state, part)
 
-    monkeypatch.setattr(archive, "checksum", interrupted)
+    monkeypatch.setattr(archive, "is_sound", interrupted)
     assert value_of(tmp_path, 5) == (2.0 if place == "." else 1.0)
-    assert folders == [tmp_path / "step-00000005" / "tensors", tmp_path / place / "step-00000005" / "tensors"]
+    assert folders == [tmp_path / "step-00000005", tmp_path / place / "step-00000005"]
 
 
 def test_an_unknown_step_is_refused_with_those_there_are(tmp_path: Path) -> None:
@@ -124,7 +125,7 @@ def test_an_unknown_step_is_refused_with_those_there_are(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("damage", ["flip", "lose"])
-@pytest.mark.parametrize("file", ["tensors/weights.safetensors", "state.json"])
+@pytest.mark.parametrize("file", ["weights/00001.safetensors", "state.json"])
 def test_damaged_weights_are_refused(tmp_path: Path, file: str, damage: str) -> None:
     save(CheckpointStore(tmp_path, keep=1), 5)
     path = tmp_path / "step-00000005" / file

@@ -12,7 +12,7 @@ import torch
 
 from areal.launch.replay import Span, execute
 from areal.launch.rundir import read_metrics
-from areal.learner.checkpoint import CheckpointStore, Snapshot
+from areal.learner.checkpoint import Checkpoint, CheckpointStore
 
 from .lessons import record_run
 
@@ -53,16 +53,16 @@ def checkpoints(folder: Path) -> list[Path]:
     return list((folder / "checkpoints").glob("step-*"))
 
 
-def newest(folder: Path) -> Snapshot:
-    snapshot = CheckpointStore(folder / "checkpoints", keep=2).load_latest()
-    assert snapshot is not None
-    return snapshot
+def newest(folder: Path) -> Checkpoint:
+    checkpoint = CheckpointStore(folder / "checkpoints", keep=2).load_latest()
+    assert checkpoint is not None
+    return checkpoint
 
 
-def assert_same(left: Snapshot, right: Snapshot) -> None:
-    assert left.state == right.state
-    for name in ("weights", "optimizer", "critic"):
-        ours, theirs = getattr(left, name), getattr(right, name)
+def assert_same(left: Checkpoint, right: Checkpoint) -> None:
+    assert left.state == right.state and left.parts() == right.parts()
+    for name in left.parts():
+        ours, theirs = left.read(name), right.read(name)
         assert ours.keys() == theirs.keys()
         assert [key for key in ours if not torch.equal(ours[key], theirs[key])] == [], name
     assert torch.equal(left.rng, right.rng)

@@ -1,5 +1,6 @@
 import pytest
 import torch
+from torch import Tensor
 from torch.nn import Parameter
 
 from areal.broker.errors import TrainingError
@@ -31,6 +32,14 @@ def made(lr: float = 0.1, **options: float) -> tuple[list[Parameter], Optimizer]
     return parameters, Optimizer(parameters, OptimizerConfig(lr=lr, **options), total_steps=10)
 
 
+def take_over(optimizer: Optimizer, state: dict[str, Tensor]) -> None:
+    """As a checkpoint does: into the optimiser's own tensors."""
+    own = optimizer.state()
+    assert own.keys() == state.keys()
+    for name, tensor in own.items():
+        tensor.copy_(state[name])
+
+
 def push(parameters: list[Parameter], seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
     for parameter in parameters:
@@ -54,13 +63,13 @@ def test_a_state_taken_over_continues_bit_for_bit() -> None:
     others, other = made()
     for parameter, source in zip(others, parameters, strict=True):
         parameter.data.copy_(source.data)
-    other.load_state({name: tensor.clone() for name, tensor in optimizer.state().items()})
+    take_over(other, optimizer.state())
     for seed in range(3, 6):
         push(parameters, seed)
         push(others, seed)
         assert optimizer.step(seed) == other.step(seed)
     assert all(torch.equal(left, right) for left, right in zip(parameters, others, strict=True))
-    assert optimizer.state().keys() == other.state().keys()
+    assert all(torch.equal(tensor, other.state()[name]) for name, tensor in optimizer.state().items())
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
@@ -73,7 +82,30 @@ def test_a_gradient_that_is_not_finite_is_refused(value: float) -> None:
     with pytest.raises(TrainingError, match=r"norm is .* at step 4"):
         optimizer.step(4)
     assert all(torch.equal(left, right) for left, right in zip(parameters, before, strict=True))
-    assert parameters[0].grad is None and optimizer.state() == {}
+    assert parameters[0].grad is None and not any(tensor.any() for tensor in optimizer.state().values())
+
+
+def test_moments_made_before_the_first_step_are_those_of_adamw() -> None:
+    (early, optimizer), (late, other) = made(), made()
+    assert sorted(optimizer.state()) == sorted(
+        f"{i}.{name}" for i in (0, 1) for name in ("step", "exp_avg", "exp_avg_sq")
+    )
+    for seed in range(3):
+        push(early, seed)
+        push(late, seed)
+        assert optimizer.step(seed) == other.step(seed)
+    assert all(torch.equal(left, right) for left, right in zip(early, late, strict=True))
+    assert all(torch.equal(tensor, other.state()[name]) for name, tensor in optimizer.state().items())
+
+
+def test_nothing_is_changed_before_who_asked_for_it_is_called() -> None:
+    parameters, optimizer = made()
+    seen: list[list[float]] = []
+    optimizer.before_update(lambda: seen.append([*parameters[0].tolist(), float(optimizer.state()["0.step"])]))
+    for step in range(2):
+        push(parameters, step)
+        optimizer.step(step)
+    assert seen[0] == [1.0, -2.0, 0.0] and seen[1][:2] != seen[0][:2] and seen[1][2] == 1.0
 
 
 def trained_in(dtype: torch.dtype, *, microbatches: int, steps: int, lr: float) -> Parameter:
@@ -123,6 +155,6 @@ def test_a_16_bit_state_taken_over_continues_bit_for_bit() -> None:
     second, resumed = made_in_16_bits()
     with torch.no_grad():
         second.copy_(first)
-    resumed.load_state(state)
+    take_over(resumed, state)
     advance(second, resumed, range(7, 20))
     assert torch.equal(second, whole)
