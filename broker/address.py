@@ -42,6 +42,17 @@ class Address:
     service: str = ""
     sentinel_options: dict[str, Any] = field(default_factory=dict, repr=False)
 
+    @property
+    def spoken_to(self) -> tuple[str, int] | None:
+        """Host and port of the server, or of the first sentinel; None on a Unix socket."""
+        if self.sentinels:
+            return self.sentinels[0]
+        return (
+            (self.options.get("host", "localhost"), self.options.get("port", 6379))
+            if "path" not in self.options
+            else None
+        )
+
     @classmethod
     def of(cls, url: str) -> "Address":
         """The address that a URL and the environment give. Raises ConfigError, which shows nothing secret."""

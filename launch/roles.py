@@ -10,17 +10,20 @@ import faulthandler
 import json
 import logging
 import os
+import socket
 import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from ..broker.address import Address
 from ..broker.client import Client, connect
 from ..broker.rollcall import Activity, Presence, RollCall
 from .config import RunConfig
 
 logger = logging.getLogger(__name__)
 
+LEARNER, ROLLOUT = "learner", "rollout"
 MAX_TEXT = 8_000
 """Of an error: a report is then less than a pipe holds, and writing it never blocks."""
 
@@ -36,6 +39,11 @@ class RoleSpec:
     directory: str
     run_key: str
     index: int = 0
+
+    @property
+    def role(self) -> str:
+        """LEARNER or ROLLOUT; `index` tells which rank or worker."""
+        return LEARNER if self.name.startswith(LEARNER) else ROLLOUT
 
     @property
     def log(self) -> Path:
@@ -62,22 +70,26 @@ def main() -> int:
 def _be(spec: RoleSpec, config: RunConfig) -> None:
     """The role, who answers the roll-call from before its imports on, which take a while."""
     client = connect(spec.broker_url, timeout_s=config.broker.timeout_s)
-    role, run = ("learner", run_learner) if spec.name == "learner" else ("rollout", run_rollout)
-    with _presence(spec, config, client, role) as presence:
+    run = run_learner if spec.role == LEARNER else run_rollout
+    with _presence(spec, config, client) as presence:
         run(spec, config, client, presence.activity)
 
 
-def _presence(spec: RoleSpec, config: RunConfig, client: Client, role: str) -> Presence:
+def _presence(spec: RoleSpec, config: RunConfig, client: Client) -> Presence:
     """Answers the roll-call for this process, often enough that only one that stands still is silent."""
     lease_s = config.broker.lease_s
     roll = RollCall(client, spec.run_key, silent_after_s=lease_s)
-    return Presence(roll, name=spec.name, role=role, every_s=min(1.0, lease_s / 4))
+    return Presence(roll, name=spec.name, role=spec.role, every_s=min(1.0, lease_s / 4))
 
 
 def run_learner(spec: RoleSpec, config: RunConfig, client: Client, activity: Activity) -> None:
-    """Be the learner."""
+    """Be a rank of the learner, the first of which leads."""
     os.environ["OMP_NUM_THREADS"] = str(config.learner.threads)
-    from ..learner.learner import Learner, LearnerSettings
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # or it warns of every wait that ends without a word
+    from ..learner.follower import Follower
+    from ..learner.learner import Learner
+    from ..learner.ranks import LOOPBACK, blaming_others
+    from ..learner.settings import LearnerSettings
 
     settings = LearnerSettings(
         run=spec.run_key,
@@ -94,7 +106,22 @@ def run_learner(spec: RoleSpec, config: RunConfig, client: Client, activity: Act
         temperature=config.rollout.sampling.temperature,
         seed=config.seed,
     )
-    Learner(settings, client, activity).run()
+    with blaming_others():
+        if spec.index == 0:
+            host = _own_host(Address.of(spec.broker_url)) if config.cluster.address is not None else LOOPBACK
+            Learner(settings, client, activity, host=host or LOOPBACK).run()
+        else:
+            Follower(settings, client, spec.index, activity).run()
+
+
+def _own_host(redis: Address) -> str | None:
+    """This node's address as the cluster reaches it: that by which it reaches Redis itself; None on a Unix socket."""
+    if redis.spoken_to is None:
+        return None
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as looking:
+        looking.connect(redis.spoken_to)  # sends nothing
+        own: str = looking.getsockname()[0]
+    return own
 
 
 def run_rollout(spec: RoleSpec, config: RunConfig, client: Client, activity: Activity) -> None:

@@ -185,10 +185,13 @@ class Driver:
             self._progress.finish(summary, self._rundir.path)
 
     def _roles(self, url: str) -> list[RoleSpec]:
-        names = ["learner", *(f"rollout-{index}" for index in range(self._config.rollout.workers))]
+        learners = ["learner", *(f"learner-{rank}" for rank in range(1, self._config.learner.ranks))]
+        workers = [f"rollout-{index}" for index in range(self._config.rollout.workers)]
         config = self._config.model_dump(mode="json")
         shared = (config, self._model_path, url, str(self._rundir.path), self._rundir.key)
-        return [RoleSpec(name, *shared, index=max(0, place - 1)) for place, name in enumerate(names)]
+        return [
+            RoleSpec(name, *shared, index=index) for names in (learners, workers) for index, name in enumerate(names)
+        ]
 
     @contextmanager
     def _redis(self) -> Iterator[str]:

@@ -9,7 +9,7 @@ from typing import Any
 from ..broker.errors import ArealError, ConfigError, ModelError, TooManyDeadLetters
 from .actor import RoleActor
 from .config import ClusterConfig
-from .roles import RoleSpec
+from .roles import LEARNER, RoleSpec
 
 logger = logging.getLogger(__name__)
 
@@ -134,9 +134,12 @@ class Supervisor:
     def _gpus(self, spec: RoleSpec) -> float:
         """GPUs of a role: its own if there are enough, else equal shares of what there is."""
         available = float(self._ray.cluster_resources().get("GPU", 0))
-        wanted = sum(1 if p.spec.name == "learner" else self._gpus_per_engine for p in self._placed)
-        own = 1 if spec.name == "learner" else self._gpus_per_engine
+        wanted = sum(self._own_gpus(placed.spec) for placed in self._placed)
+        own = self._own_gpus(spec)
         return float(own) if available >= wanted else available / len(self._placed)
+
+    def _own_gpus(self, spec: RoleSpec) -> int:
+        return 1 if spec.role == LEARNER else self._gpus_per_engine
 
     def _end(self, placed: Placed) -> None:
         """Note how a role ended; plan its restart unless it ended well."""

@@ -116,7 +116,13 @@ class LearnerConfig(BaseModel):
     tokens_per_microbatch: int = Field(16384, ge=1, description="tokens in one forward and backward pass")
     take_timeout_s: float = Field(600.0, gt=0, description="how long to wait for groups before giving up")
     optimizer: OptimizerConfig = Field(default_factory=OptimizerConfig)
-    threads: int = Field(1, ge=1, description="CPU threads of the learner")
+    threads: int = Field(1, ge=1, description="CPU threads of each of its ranks")
+    ranks: int = Field(
+        1,
+        ge=1,
+        description="processes that train the policy together, with GPUs one on each: every one makes its share of the "
+        "passes and holds its share of weights, gradients and moments (FSDP2)",
+    )
     record: bool = Field(
         False, description="write every group that is learned from to disk, in the run's groups/, for `areal replay`"
     )

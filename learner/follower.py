@@ -5,7 +5,6 @@ orders ─▶ learn | rename | weights ─▶ publish | checkpoint | archive | s
 
 import contextlib
 from pathlib import Path
-from typing import Any
 
 from torch import Tensor
 
@@ -13,13 +12,13 @@ from ..broker.client import Client
 from ..broker.errors import TrainingError
 from ..broker.meeting import Meeting
 from ..broker.rollcall import Activity
-from .checkpoint import CheckpointStore, LearnerState
+from .checkpoint import LearnerState
 from .contributor import Contributor
 from .dataset import Dataset
 from .muster import follow
-from .orders import Order, Orders
+from .orders import Order
 from .pupil import Pupil
-from .ranks import Ranks, blaming_others
+from .ranks import Ranks
 from .settings import LearnerSettings
 
 
@@ -34,20 +33,60 @@ class Follower:
 
     def run(self) -> None:
         """Until the leader says that it is over. Raises RoleDied once the leader is gone."""
-        with blaming_others():
-            ranks = follow(self._meeting, self._rank)
-            orders = ranks.orders
-            assert orders is not None
-            shadow = Shadow(self._settings, ranks, **orders.take().values)
-            while (order := orders.take()).name != "end":
-                shadow.do(order)
-                self._activity.mark(shadow.version)
-            shadow.close()
+        ranks = follow(self._meeting, self._rank)
+        orders = ranks.orders
+        assert orders is not None
+        shadow = Shadow(self._settings, ranks, **orders.take().values)
+        while (order := orders.take()).name != "end":
+            shadow.do(order)
+            self._activity.mark(shadow.version)
+        shadow.close()
 
 
 class Shadow:
     """The pupil of a rank and what it has on the way, since the leader began at the checkpoint of `step`, 0 for none."""
 
     def __init__(self, settings: LearnerSettings, ranks: Ranks, *, step: int) -> None:
-        self._checkpoints = CheckpointStore(settings.directory / "checkpoints", keep=settings.checkpoint.keep, archive_every=…)
+        checkpoint = settings.checkpoints().load(step) if step else None
+        self._pupil = Pupil(settings, Dataset(settings.dataset).identity, checkpoint, ranks)
+        self._checkpoints = settings.checkpoints(ranks.group)
+        self._pupil.before_update(self._checkpoints.await_copy)
+        self._contributor = Contributor(ranks)
+        self._weights: dict[str, Tensor] = {}
 
+    @property
+    def version(self) -> int:
+        return self._pupil.version
+
+    def do(self, order: Order) -> None:
+        """What the leader is doing now; every order is given by the method that does it there."""
+        given = order.values
+        match order.name:
+            case "learn":
+                with contextlib.suppress(TrainingError):  # which the leader deals with
+                    self._pupil.learn(order.groups)
+            case "rename":
+                self._pupil.rename(given["version"])
+            case "weights":
+                self._weights = self._pupil.weights(by_leader=given["by_leader"])
+            case "publish":
+                self._contributor.publish(given["version"], self._weights)
+            case "checkpoint":
+                snapshot = self._pupil.snapshot(self._weights, trained=[], epoch=0)
+                self._checkpoints.save(snapshot, permit=_nothing, done=_nothing)
+            case "archive":
+                state = LearnerState(self._pupil.step, self._pupil.version, [], 0)
+                self._checkpoints.archive(state, self._weights, permit=_nothing)
+            case "save_pretrained":
+                self._pupil.save_pretrained(Path(given["folder"]))
+            case name:
+                raise ValueError(f"the leader ordered {name!r}, which this rank knows nothing of")
+
+    def close(self) -> None:
+        """Until all that is on the way is written."""
+        self._contributor.wait()
+        self._checkpoints.wait()
+
+
+def _nothing() -> None:
+    """The leader alone asks for leave, and is told when it is done."""

@@ -6,32 +6,32 @@ top up prompts ─▶ take B groups ─▶ step ─▶ publish (beside the next 
 import logging
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
 from ..broker.bulletin import DRAIN, Bulletin
 from ..broker.client import Client
-from ..broker.config import BrokerConfig
 from ..broker.errors import TrainingError
 from ..broker.fence import require_lead
 from ..broker.keys import EVAL, TRAIN
 from ..broker.lane import Delivery, Lane
+from ..broker.meeting import Meeting
 from ..broker.rollcall import Activity
 from ..broker.trajectory import Group
 from ..broker.weights import open_store
-from .checkpoint import CheckpointStore, LearnerState
-from .config import CheckpointConfig, EvaluationConfig
+from .checkpoint import LearnerState
 from .dataset import Dataset
 from .evaluator import Evaluator
 from .feeder import Feeder
 from .ledger import Ledger
+from .muster import lead
 from .publisher import Publisher
-from .pupil import Pupil, Training
+from .pupil import Pupil
+from .ranks import ALONE, LOOPBACK, Ranks
 from .recording import Lesson, Recording
 from .screen import is_constant, unfit
+from .settings import LearnerSettings
 from .solved import SolveRates
 from .source import GroupSource
 from .trainer import Taken
@@ -51,41 +51,32 @@ MANY_CONSTANT = (
 )
 
 
-@dataclass(frozen=True)
-class LearnerSettings(Training):
-    """What a learner is made of. `group_size` and `temperature` are the rollout's, which it must share."""
-
-    run: str
-    directory: Path
-    evaluation: EvaluationConfig
-    checkpoint: CheckpointConfig
-    broker: BrokerConfig
-    group_size: int
-
-
 class Learner:
-    """Leads a run from its newest checkpoint to its last step, or until the run is told to drain."""
+    """Leads a run from its newest checkpoint to its last step, or until the run is told to drain.
 
-    def __init__(self, settings: LearnerSettings, client: Client, activity: Activity | None = None) -> None:
+    Where it has several ranks it is the first of them, and the others meet it at its `host`.
+    """
+
+    def __init__(
+        self, settings: LearnerSettings, client: Client, activity: Activity | None = None, *, host: str = LOOPBACK
+    ) -> None:
         self._settings = settings
         self._activity = activity or Activity()
         self._client = client
         self._bulletin = Bulletin(client, settings.run)
         self._lane = Lane(client, settings.run, TRAIN)
         self._weights = open_store(client, settings.run, settings.broker, settings.directory / "weights")
-        self._checkpoints = CheckpointStore(
-            settings.directory / "checkpoints",
-            keep=settings.checkpoint.keep,
-            archive_every=settings.checkpoint.archive_every_steps,
-        )
         self._epoch = self._bulletin.lead()  # first, so that no earlier learner writes a checkpoint after this look
-        checkpoint = self._checkpoints.load_latest()
+        checkpoint = settings.checkpoints().load_latest()
         if checkpoint is not None and checkpoint.state.epoch >= self._epoch:  # a clock went back
             self._epoch = self._bulletin.lead(after=checkpoint.state.epoch)
+        self._ranks = self._mustered(host)
+        self._ranks.tell("begin", step=0 if checkpoint is None else checkpoint.state.step)
+        self._checkpoints = settings.checkpoints(self._ranks.group)
         self._event("learner: loading the model")
         dataset = Dataset(settings.dataset)
         self._solved = SolveRates(settings.algorithm.filters.solved, dataset)
-        self._pupil = Pupil(settings, dataset.identity, checkpoint)
+        self._pupil = Pupil(settings, dataset.identity, checkpoint, self._ranks)
         self._pupil.before_update(self._checkpoints.await_copy)
         state = LearnerState(step=0, version=0, trained=[], epoch=self._epoch)
         if checkpoint is not None:
@@ -118,9 +109,22 @@ class Learner:
             epoch=self._epoch,
             report=self._bulletin.report,
         )
-        self._publisher = Publisher(self._weights, self._pupil.adapter_config(), epoch=self._epoch)
+        self._publisher = Publisher(
+            self._weights,
+            self._pupil.adapter_config(),
+            epoch=self._epoch,
+            ranks=self._ranks,
+            shared=not settings.leader_publishes,
+        )
         self._refused = 0
         self._num_unfit = 0
+
+    def _mustered(self, host: str) -> Ranks:
+        count = self._settings.learner.ranks
+        if count == 1:
+            return ALONE
+        self._event(f"learner: waiting for the other {count - 1} of its {count} ranks")
+        return lead(Meeting(self._client, self._settings.run), epoch=self._epoch, host=host, count=count)
 
     def run(self) -> None:
         """Train until the last step or the order to drain; leaves a checkpoint and a final record behind."""
@@ -160,7 +164,7 @@ class Learner:
         self._source.settle(deliveries)
         self._activity.mark(self._pupil.version)
         trained = time.perf_counter()
-        weights = self._pupil.weights()
+        weights = self._copied_weights()
         publish_s = self._publisher.publish(self._pupil.version, weights)
         self._top_up()
         self._after_step(weights)
@@ -235,13 +239,14 @@ class Learner:
             self._checkpoint(weights)
         elif not last and self._checkpoints.archives(self._pupil.step):
             state = LearnerState(self._pupil.step, self._pupil.version, [], self._epoch)
+            self._ranks.tell("archive")
             self._checkpoints.archive(state, weights, permit=self._permit)
         every = self._settings.evaluation.every_steps
         if not last and every and self._pupil.step % every == 0:
             self._evaluate()
 
     def _finish(self) -> None:
-        self._checkpoint(self._pupil.weights())
+        self._checkpoint(self._copied_weights())
         self._publisher.wait()
         finished = self._pupil.step >= self._settings.learner.steps
         if finished and self._settings.evaluation.every_steps:
@@ -251,6 +256,7 @@ class Learner:
         self._evaluator.close()
         if finished:
             self._pupil.save_pretrained(self._settings.directory / "model")
+        self._ranks.tell("end")
         self._bulletin.report(self._final_record(finished))
 
     def _evaluate_last(self) -> None:
@@ -270,7 +276,7 @@ class Learner:
         latest = self._weights.latest()
         if latest is not None:
             self._pupil.rename(max(self._pupil.version, latest.version) + 1)
-        self._publisher.publish(self._pupil.version, self._pupil.weights())
+        self._publisher.publish(self._pupil.version, self._copied_weights())
         self._publisher.wait()
 
     def _checkpoint(self, weights: dict[str, Tensor]) -> None:
@@ -284,11 +290,15 @@ class Learner:
             solved=self._solved.state(),
         )
         covered = self._source.settled()
+        self._ranks.tell("checkpoint")
         self._checkpoints.save(
             snapshot,
             permit=self._permit_checkpoint,
             done=lambda: self._source.acknowledge(covered),
         )
+
+    def _copied_weights(self) -> dict[str, Tensor]:
+        return self._pupil.weights(by_leader=self._settings.leader_publishes)
 
     def _permit_checkpoint(self) -> None:
         self._recording.wait()  # so that no batch that it covers is missing there

@@ -14,6 +14,7 @@ from datetime import timedelta
 from typing import Any
 
 import torch
+from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
 from ..broker.errors import DeadlineExceeded
 from ..broker.meeting import Meeting, Place
@@ -33,7 +34,7 @@ def lead(meeting: Meeting, *, epoch: int, host: str, count: int) -> Ranks:
     """The ranks as the leader sees them, all there. Raises DeadlineExceeded, naming who is missing."""
     with socket.create_server((host, 0)) as listening:
         port = listening.getsockname()[1]
-        store = torch.distributed.TCPStore(
+        store = TCPStore(
             host,
             port,
             is_master=True,
@@ -73,7 +74,7 @@ def _connected(place: Place) -> Any:
     """The store at a place; None if nobody listens there."""
     try:
         socket.create_connection((place.host, place.port), timeout=CONNECT_S).close()
-        return torch.distributed.TCPStore(
+        return TCPStore(
             place.host, place.port, is_master=False, wait_for_workers=False, timeout=STORE_TIMEOUT
         )
     except (OSError, torch.distributed.DistError):

@@ -60,7 +60,7 @@ class Orders:
             return Order(said["name"], said["values"])
         body = torch.empty(sum(sizes), dtype=torch.uint8)
         torch.distributed.broadcast(body, src=0)
-        groups = [decode_group(memoryview(part.numpy())) for part in torch.split(body, sizes)]
+        groups = [decode_group(part.numpy().data) for part in torch.split(body, sizes)]
         return Order(said["name"], said["values"], groups)
 
     def _key(self, number: int) -> str:

@@ -13,7 +13,7 @@ from ..broker.errors import ModelError
 from ..broker.trajectory import Group, TokenTrajectory
 from .algorithm.config import AlgorithmConfig, Gae
 from .algorithm.running import Key
-from .checkpoint import CRITIC, OPTIMIZER, WEIGHTS, Checkpoint, LearnerState, Snapshot, copied
+from .checkpoint import CRITIC, OPTIMIZER, WEIGHTS, Checkpoint, LearnerState, Snapshot
 from .config import DatasetConfig, LearnerConfig, ModelConfig, StalenessConfig
 from .critic import Critic
 from .estimate import Estimator

@@ -99,7 +99,8 @@ def learn(spec: Spec, journal: Journal) -> None:
         ModelConfig,
         StalenessConfig,
     )
-    from areal.learner.learner import Learner, LearnerSettings
+    from areal.learner.learner import Learner
+    from areal.learner.settings import LearnerSettings
 
     LearnerWitness(journal).watch()
     settings = LearnerSettings(

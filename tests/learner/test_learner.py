@@ -35,9 +35,10 @@ from areal.learner.config import (
     StalenessConfig,
 )
 from areal.learner.dataset import Dataset
-from areal.learner.learner import Learner, LearnerSettings
+from areal.learner.learner import Learner
 from areal.learner.recording import Recording
 from areal.learner.replay import Replay
+from areal.learner.settings import LearnerSettings
 from areal.learner.trainer import Taken
 
 from .test_trainer import VOCAB, save_tiny_llama
@@ -152,6 +153,7 @@ def await_answers(client: Client, run: str) -> None:
 def leave(learner: Learner) -> None:
     learner._checkpoints.wait()
     learner._publisher.wait()
+    learner._recording.wait()
     learner._source.close()
     learner._evaluator.close()
 

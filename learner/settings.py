@@ -1,0 +1,34 @@
+"""What a learner is made of, whichever of its ranks it is."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..broker.config import BrokerConfig
+from .checkpoint import CheckpointStore
+from .config import CheckpointConfig, EvaluationConfig
+from .pupil import Training
+
+
+@dataclass(frozen=True)
+class LearnerSettings(Training):
+    """All ranks have the same. `group_size` and `temperature` are the rollout's, which it must share."""
+
+    run: str
+    directory: Path
+    evaluation: EvaluationConfig
+    checkpoint: CheckpointConfig
+    broker: BrokerConfig
+    group_size: int
+
+    @property
+    def leader_publishes(self) -> bool:
+        """Whether all weights go through the rank that leads: an adapter is one file, and Redis one way."""
+        return self.learner.ranks == 1 or self.model.lora is not None or self.broker.weights == "redis"
+
+    def checkpoints(self, group: Any = None) -> CheckpointStore:
+        """The run's checkpoints; where there are several ranks, they save as this group of torch.distributed."""
+        kept = self.checkpoint
+        return CheckpointStore(
+            self.directory / "checkpoints", keep=kept.keep, archive_every=kept.archive_every_steps, group=group
+        )
