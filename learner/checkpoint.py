@@ -229,7 +229,7 @@ class CheckpointStore:
         self._led(name)
 
     def _write_aside(self, aside: Path, state: Any, parts: Parts) -> None:
-        self._led(lambda: _emptied(aside))
+        aside = self._led(lambda: _emptied(aside))  # the first rank's, who knows the epoch
         for part, tensors in parts.items():
             write_shards(aside / part, tensors, self._group)
         self._led(lambda: seal(aside, state))
@@ -288,6 +288,7 @@ def _is_there(folder: Path, state: dict[str, Any]) -> bool:
     return bool(there == json.loads(json.dumps(state)))
 
 
-def _emptied(folder: Path) -> None:
+def _emptied(folder: Path) -> Path:
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
+    return folder

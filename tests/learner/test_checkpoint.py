@@ -1,10 +1,18 @@
+import dataclasses
+import threading
+import time
 from pathlib import Path
 
 import pytest
 import torch
+from torch import Tensor
+from torch.nn import Parameter
 
 from areal.broker.errors import Fenced, ModelError
+from areal.learner import checkpoint
 from areal.learner.checkpoint import CheckpointStore, LearnerState, Snapshot, copied
+from areal.learner.config import OptimizerConfig
+from areal.learner.optimizer import Optimizer
 
 
 def snapshot(step: int, value: float = 1.0, epoch: int = 6) -> Snapshot:
@@ -162,3 +170,73 @@ def test_a_learner_that_leads_no_more_writes_none(tmp_path: Path) -> None:
         store.wait()
     loaded = store.load_latest()
     assert loaded is not None and loaded.state.step == 5 and done == []
+
+
+class Slow:
+    """Stands in for the copying of one tensor: begins when it may, and takes its time."""
+
+    def __init__(self) -> None:
+        self.may_begin = threading.Event()
+        self._copy = checkpoint._copy
+
+    def __call__(self, tensor: Tensor) -> Tensor:
+        assert self.may_begin.wait(10)
+        time.sleep(0.02)
+        return self._copy(tensor)
+
+
+def test_training_waits_for_the_copy_and_for_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The next update comes while nothing, or a part, has been copied, and its state is not mixed in."""
+    slow = Slow()
+    monkeypatch.setattr(checkpoint, "_copy", slow)
+    store = CheckpointStore(tmp_path, keep=2)
+    parameters = [Parameter(torch.full((3,), float(number))) for number in range(6)]
+    optimizer = Optimizer(parameters, OptimizerConfig(lr=0.1), total_steps=9)
+    optimizer.before_update(store.await_copy)
+
+    def update(step: int) -> None:
+        for parameter in parameters:
+            parameter.grad = torch.full((3,), 1.0 + step)
+        optimizer.step(step)
+
+    update(0)
+    before = copied_now(optimizer.state())
+    made = dataclasses.replace(snapshot(1), optimizer=optimizer.state())
+    written = threading.Event()
+    store.save(made, permit=lambda: None, done=written.set)
+    assert not written.is_set()
+    threading.Timer(0.1, slow.may_begin.set).start()
+    update(1)
+    after = copied_now(optimizer.state())
+    store.wait()
+    saved = store.load(1).read("optimizer")
+    assert saved.keys() == before.keys() and all(torch.equal(saved[name], before[name]) for name in before)
+    assert not any(torch.equal(after[name], before[name]) for name in before)
+
+
+def copied_now(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensor.clone() for name, tensor in tensors.items()}
+
+
+def test_training_goes_on_when_a_copy_cannot_be_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that the learner comes to where the error is raised."""
+
+    def fails(_: Tensor) -> Tensor:
+        raise MemoryError("no memory is left")
+
+    monkeypatch.setattr(checkpoint, "_copy", fails)
+    store = CheckpointStore(tmp_path, keep=2)
+    store.save(snapshot(1), permit=lambda: None, done=lambda: None)
+    store.await_copy()
+    with pytest.raises(MemoryError, match="no memory is left"):
+        store.wait()
+    assert names(tmp_path) == []
+
+
+def test_what_does_not_fit_a_checkpoint_is_named(tmp_path: Path) -> None:
+    store = CheckpointStore(tmp_path, keep=2)
+    save(store, 5)
+    latest = store.load(5)
+    wanted = r"weights of the checkpoint .*step-00000005 cannot be taken over: 1 names differ, 'b' first; .*model.lora"
+    with pytest.raises(ModelError, match=wanted):
+        latest.fill("weights", {"a.weight": torch.zeros(4, 3)})
