@@ -36,7 +36,7 @@ class ValueModel(nn.Module):
         """float32[A], a number before each action."""
         hidden_ND = hidden_states(self.decoder, batch.tokens, batch.positions, batch.cu_lengths)
         values_A: Tensor = self.head(hidden_ND[batch.predict_index].float()).squeeze(1)
-        return values_A
+        return values_A.clone()  # FSDP2 hooks no views
 
 
 class Critic:

@@ -74,9 +74,7 @@ def _connected(place: Place) -> Any:
     """The store at a place; None if nobody listens there."""
     try:
         socket.create_connection((place.host, place.port), timeout=CONNECT_S).close()
-        return TCPStore(
-            place.host, place.port, is_master=False, wait_for_workers=False, timeout=STORE_TIMEOUT
-        )
+        return TCPStore(place.host, place.port, is_master=False, wait_for_workers=False, timeout=STORE_TIMEOUT)
     except (OSError, torch.distributed.DistError):
         return None
 

@@ -58,7 +58,7 @@ class PackedLM(nn.Module):
         if temperature != 1.0:
             logits_CV = logits_CV / temperature
         logprobs_CV = logits_CV.log_softmax(dim=-1)
-        logprobs_C = logprobs_CV.gather(1, actions_C[:, None]).squeeze(1)
+        logprobs_C = logprobs_CV.gather(1, actions_C[:, None]).squeeze(1).clone()  # FSDP2 hooks no views
         with torch.no_grad():  # last, because a recomputation stops once it has all that the backward pass needs
             entropies_C = -(logprobs_CV.exp() * logprobs_CV).sum(dim=-1)
         return logprobs_C, entropies_C
