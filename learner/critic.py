@@ -1,69 +1,31 @@
 """The critic: what a trajectory is still worth before each action.
 
-Legend: N tokens and A actions of a micro-batch, D the width of the model.
+Legend: A actions of a micro-batch.
 """
 
 from collections.abc import Callable
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
-from ..broker.errors import ModelError
 from .algorithm.config import CriticConfig
 from .algorithm.value import ValueNormaliser, clipped_value_loss
 from .config import ModelConfig
 from .decoder import hidden_states, layers_of, load_causal_lm, parts_of
 from .optimizer import Optimizer
+from .packed_lm import value_head_like, values_of
 from .packing import PackedBatch
+from .policy import TokenPolicy
 from .ranks import ALONE, Ranks
 
 
-class ValueModel(nn.Module):
-    """A decoder with a value head in place of its own, which begins by saying 0."""
+class ValueScale:
+    """The units that a critic learns in, and its loss in them: deviations of the return, or rewards."""
 
-    def __init__(self, model: ModelConfig) -> None:
-        super().__init__()
-        self.decoder, head = parts_of(load_causal_lm(model.path, model.dtype).eval(), model.path)
-        if not isinstance(head, nn.Linear):
-            raise ModelError(
-                f"{model.path}: its output head is a {type(head).__name__}, no linear layer to take a critic from"
-            )
-        self.head = nn.Linear(head.in_features, 1)
-        nn.init.zeros_(self.head.weight)
-        nn.init.zeros_(self.head.bias)
-
-    def forward(self, batch: PackedBatch) -> Tensor:
-        """float32[A], a number before each action."""
-        hidden_ND = hidden_states(self.decoder, batch.tokens, batch.positions, batch.cu_lengths)
-        values_A: Tensor = self.head(hidden_ND[batch.predict_index].float()).squeeze(1)
-        return values_A.clone()  # FSDP2 hooks no views
-
-
-class Critic:
-    """A value model, its optimiser and the scale of what it learns. It begins by saying the mean."""
-
-    def __init__(
-        self,
-        config: CriticConfig,
-        model: ModelConfig,
-        *,
-        total_steps: int,
-        device: torch.device | str = "cpu",
-        ranks: Ranks = ALONE,
-    ) -> None:
+    def __init__(self, config: CriticConfig) -> None:
         self._config = config
-        self._device = torch.device(device)
-        self._module = ValueModel(model)
-        if ranks.count == 1:
-            self._module.to(self._device)
-        ranks.shard(self._module, layers_of(self._module.decoder))
         self._normaliser = ValueNormaliser()
-        self._optimizer = Optimizer(self._module.parameters(), config.optimizer, total_steps=total_steps)
-
-    def values(self, batch: PackedBatch) -> Tensor:
-        """float32[A], V before each action, in deviations of the return, with gradient."""
-        values_A: Tensor = self._module(batch.to(self._device))
-        return values_A
 
     def in_rewards(self, values_A: Tensor) -> Tensor:
         """float32[A], values in units of the reward."""
@@ -76,34 +38,101 @@ class Critic:
         self._normaliser.update(returns_A[keep_A])
         return self._normaliser.normalise(returns_A)
 
-    def learn(self, batch: PackedBatch, old_values_A: Tensor, targets_A: Tensor, weight_A: Tensor) -> dict[str, float]:
-        """Forward and backward on a micro-batch; returns the sums of the loss and of the values that were clipped."""
+    def loss(
+        self, values_A: Tensor, old_values_A: Tensor, targets_A: Tensor, weight_A: Tensor
+    ) -> tuple[Tensor, dict[str, float]]:
+        """The loss of a micro-batch, and the sums of it and of the values that were clipped."""
+        device = values_A.device
         loss, num_clipped = clipped_value_loss(
-            self.values(batch),
-            old_values_A.to(self._device),
-            targets_A.to(self._device),
+            values_A,
+            old_values_A.to(device),
+            targets_A.to(device),
             clip=self._config.clip,
-            weights_A=weight_A.to(self._device, torch.float32),
+            weights_A=weight_A.to(device, torch.float32),
         )
-        loss.backward()
-        return {"value_loss": float(loss.detach()), "num_values_clipped": float(num_clipped)}
+        return loss, {"value_loss": float(loss.detach()), "num_values_clipped": float(num_clipped)}
 
-    def update(self, step: int) -> float:
-        """The optimiser's step; returns the gradient's norm. Raises TrainingError if that is not finite."""
-        return self._optimizer.step(step)[0]
+    def state(self) -> dict[str, float]:
+        """What is known of the returns' mean and deviation."""
+        return self._normaliser.state()
+
+    def load(self, state: dict[str, float]) -> None:
+        """Take over what `state` gave."""
+        self._normaliser.load(state)
+
+
+class Critic(Protocol):
+    """What values actions, and learns from returns. It begins by saying the mean."""
+
+    scale: ValueScale
+
+    def values(self, batch: PackedBatch, temperature: float) -> Tensor:
+        """float32[A], V before each action, in deviations of the return, with gradient."""
+        ...
+
+    def update(self, step: int) -> None:
+        """The optimiser's step. Raises TrainingError if the gradient is not finite."""
+        ...
+
+    def discard(self) -> None:
+        """Forget the gradients gathered."""
+        ...
+
+    def before_update(self, call: Callable[[], None]) -> None:
+        """Have something called each time before anything that `state` gives is changed."""
+        ...
+
+    def state(self) -> dict[str, Tensor]:
+        """What a checkpoint holds of it, by name: the critic's own tensors, to be read or filled."""
+        ...
+
+
+class ValueModel(nn.Module):
+    """A decoder with a value head in place of its own."""
+
+    def __init__(self, model: ModelConfig) -> None:
+        super().__init__()
+        self.decoder, head = parts_of(load_causal_lm(model.path, model.dtype).eval(), model.path)
+        self.head = value_head_like(head, model.path)
+
+    def forward(self, batch: PackedBatch) -> Tensor:
+        """float32[A], a number before each action."""
+        hidden_ND = hidden_states(self.decoder, batch.tokens, batch.positions, batch.cu_lengths)
+        return values_of(self.head, hidden_ND[batch.predict_index])
+
+
+class OwnCritic:
+    """A value model and its optimiser."""
+
+    def __init__(
+        self,
+        config: CriticConfig,
+        model: ModelConfig,
+        *,
+        total_steps: int,
+        device: torch.device | str = "cpu",
+        ranks: Ranks = ALONE,
+    ) -> None:
+        self.scale = ValueScale(config)
+        self._device = torch.device(device)
+        self._module = ValueModel(model)
+        if ranks.count == 1:
+            self._module.to(self._device)
+        ranks.shard(self._module, layers_of(self._module.decoder))
+        self._optimizer = Optimizer(self._module.parameters(), config.optimizer, total_steps=total_steps)
+
+    def values(self, batch: PackedBatch, temperature: float = 1.0) -> Tensor:
+        """float32[A], V before each action, in deviations of the return, with gradient."""
+        values_A: Tensor = self._module(batch.to(self._device))
+        return values_A
+
+    def update(self, step: int) -> None:
+        """The optimiser's step. Raises TrainingError if the gradient is not finite."""
+        self._optimizer.step(step)
 
     def discard(self) -> None:
         """Forget the gradients gathered."""
         self._optimizer.discard()
-
-    @property
-    def scale(self) -> dict[str, float]:
-        """What is known of the returns' mean and deviation."""
-        return self._normaliser.state()
-
-    @scale.setter
-    def scale(self, scale: dict[str, float]) -> None:
-        self._normaliser.load(scale)
 
     def before_update(self, call: Callable[[], None]) -> None:
         """Have something called each time before anything that `state` gives is changed."""
@@ -113,3 +142,30 @@ class Critic:
         """Weights and moments by name: the critic's own tensors, to be read or filled."""
         groups = {"weights": self._module.state_dict(), "optimizer": self._optimizer.state()}
         return {f"{group}.{name}": tensor for group, tensors in groups.items() for name, tensor in tensors.items()}
+
+
+class SharedCritic:
+    """The value head of a policy, whose optimiser updates it too."""
+
+    def __init__(self, config: CriticConfig, policy: TokenPolicy) -> None:
+        self.scale = ValueScale(config)
+        self._policy = policy
+
+    def values(self, batch: PackedBatch, temperature: float) -> Tensor:
+        """float32[A], V before each action, in deviations of the return, with gradient."""
+        values_A = self._policy.scores(batch, temperature).values_A
+        assert values_A is not None
+        return values_A
+
+    def update(self, step: int) -> None:
+        """Nothing: the policy's update is its own."""
+
+    def discard(self) -> None:
+        """Nothing, likewise."""
+
+    def before_update(self, call: Callable[[], None]) -> None:
+        """Nothing, likewise."""
+
+    def state(self) -> dict[str, Tensor]:
+        """The head's weights by name; its moments are among the policy's."""
+        return self._policy.value_head()

@@ -21,7 +21,7 @@ from ..broker.errors import ModelError
 from .attention import Segments
 from .config import LoraConfig, ModelConfig
 from .decoder import checkpoint_layers, hidden_states, layers_of, load_causal_lm
-from .packed_lm import PackedLM
+from .packed_lm import PackedLM, Scores
 from .packing import PackedBatch
 from .ranks import ALONE, Ranks
 
@@ -31,13 +31,17 @@ TOKENIZER_FILES = ("token*", "vocab*", "merges.txt", "special_tokens_map.json", 
 class Scorer(Protocol):
     """What knows the probability of actions."""
 
-    def logprobs(self, batch: PackedBatch, temperature: float) -> tuple[Tensor, Tensor]:
-        """float32[A] log π of each action, with gradient, and float32[A] the entropy it was drawn at, without."""
+    def logprobs(self, batch: PackedBatch, temperature: float) -> Tensor:
+        """float32[A], log π of each action, with gradient."""
         ...
 
 
 class Policy(Scorer, Protocol):
     """What the learner trains, for tokens and for denoising steps alike."""
+
+    def scores(self, batch: PackedBatch, temperature: float) -> Scores:
+        """What is known of each action, its log-probability first."""
+        ...
 
     def parameters(self) -> Iterator[Parameter]:
         """What the optimiser changes."""
@@ -57,15 +61,21 @@ class TokenPolicy:
     """
 
     def __init__(
-        self, model_path: str | Path, config: ModelConfig, device: torch.device | str = "cpu", ranks: Ranks = ALONE
+        self,
+        model_path: str | Path,
+        config: ModelConfig,
+        device: torch.device | str = "cpu",
+        *,
+        ranks: Ranks = ALONE,
+        with_values: bool = False,
     ) -> None:
         self._source = str(model_path)
         self._device = torch.device(device)
         self._ranks = ranks
         self._causal_lm = load_causal_lm(self._source, config.dtype).eval()
+        self._packed_lm = PackedLM(self._causal_lm, self._source, with_values=with_values)
         if ranks.count == 1:  # a shard goes to its device by itself
-            self._causal_lm.to(self._device)
-        self._packed_lm = PackedLM(self._causal_lm, self._source)
+            self._packed_lm.to(self._device)
         self._refuse_misfit()
         self._adapter = None if config.lora is None else _add_adapter(self._causal_lm, config.lora)
         if config.gradient_checkpointing:
@@ -77,10 +87,14 @@ class TokenPolicy:
         """How many different tokens there are."""
         return int(self._causal_lm.config.vocab_size)
 
-    def logprobs(self, batch: PackedBatch, temperature: float = 1.0) -> tuple[Tensor, Tensor]:
-        """float32[A] log π_θ(action) at that temperature, and float32[A] the entropy of its distribution, detached."""
-        found: tuple[Tensor, Tensor] = self._packed_lm(batch.to(self._device), temperature)
+    def scores(self, batch: PackedBatch, temperature: float = 1.0) -> Scores:
+        """What the policy, and its value head if it has one, says of each action."""
+        found: Scores = self._packed_lm(batch.to(self._device), temperature)
         return found
+
+    def logprobs(self, batch: PackedBatch, temperature: float = 1.0) -> Tensor:
+        """float32[A], log π_θ of each action at that temperature."""
+        return self.scores(batch, temperature).logprobs_A
 
     def adapter_off(self) -> AbstractContextManager[Any]:
         """While it lasts, the policy is the model under the adapter."""
@@ -90,8 +104,13 @@ class TokenPolicy:
         return switched
 
     def parameters(self) -> Iterator[Parameter]:
-        """All parameters, or with LoRA the adapter's."""
-        return (parameter for parameter in self._causal_lm.parameters() if parameter.requires_grad)
+        """All parameters, or with LoRA the adapter's; those of the value head last."""
+        return (parameter for parameter in self._packed_lm.parameters() if parameter.requires_grad)
+
+    def value_head(self) -> dict[str, Tensor]:
+        """The weights of the value head, which no engine needs: the parameters' own memory."""
+        assert self._packed_lm.value_head is not None
+        return self._packed_lm.value_head.state_dict()
 
     def weights(self) -> dict[str, Tensor]:
         """What is trained, by the names of a checkpoint: the model without tied copies, or the adapter as PEFT has it.

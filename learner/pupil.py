@@ -15,7 +15,7 @@ from .algorithm.config import AlgorithmConfig, Gae
 from .algorithm.running import Key
 from .checkpoint import CRITIC, OPTIMIZER, WEIGHTS, Checkpoint, LearnerState, Snapshot
 from .config import DatasetConfig, LearnerConfig, ModelConfig, StalenessConfig
-from .critic import Critic
+from .critic import Critic, OwnCritic, SharedCritic
 from .estimate import Estimator
 from .optimizer import Optimizer
 from .policy import TokenPolicy
@@ -59,14 +59,10 @@ class Pupil:
         device = "cuda" if torch.cuda.is_available() else "cpu"
         model, learner, algorithm = training.model, training.learner, training.algorithm
         self._ranks = ranks
-        self._policy = TokenPolicy(model.path, model, device, ranks)
+        self._policy = TokenPolicy(model.path, model, device, ranks=ranks, with_values=_shares_critic(algorithm))
         self._optimizer = Optimizer(self._policy.parameters(), learner.optimizer, total_steps=learner.steps)
         self._estimator = Estimator(algorithm, identity)
-        self._critic: Critic | None = None
-        if isinstance(algorithm.advantage, Gae):
-            self._critic = Critic(
-                algorithm.advantage.critic, model, total_steps=learner.steps, device=device, ranks=ranks
-            )
+        self._critic = self._critic_of(training, device)
         self._trainer = Trainer(
             self._policy,
             self._optimizer,
@@ -127,7 +123,7 @@ class Pupil:
         The other tensors are its own, and change with the next update.
         """
         own: dict[str, Any] = {"step": self.step, "version": self.version, "resumes": self.resumes}
-        critic, scale = ({}, {}) if self._critic is None else (self._critic.state(), self._critic.scale)
+        critic, scale = ({}, {}) if self._critic is None else (self._critic.state(), self._critic.scale.state())
         state = LearnerState(**own, **known, estimator=self._estimator.state(), scale=scale)
         return Snapshot(state, weights, self._optimizer.state(), critic, torch.get_rng_state())
 
@@ -139,6 +135,15 @@ class Pupil:
         """Write a Hugging Face folder, or with LoRA an adapter's folder."""
         self._ranks.tell("save_pretrained", folder=str(folder))
         self._policy.save_pretrained(folder)
+
+    def _critic_of(self, training: Training, device: str) -> Critic | None:
+        advantage = training.algorithm.advantage
+        if not isinstance(advantage, Gae):
+            return None
+        if advantage.critic.shared:
+            return SharedCritic(advantage.critic, self._policy)
+        steps = training.learner.steps
+        return OwnCritic(advantage.critic, training.model, total_steps=steps, device=device, ranks=self._ranks)
 
     def _restore(self, checkpoint: Checkpoint) -> None:
         """Read the tensors into their places, without a copy of all in between."""
@@ -152,10 +157,14 @@ class Pupil:
         self._estimator.load(state.estimator)
         if self._critic is not None and CRITIC in checkpoint.parts():  # if the run had none so far, it begins now
             checkpoint.fill(CRITIC, self._critic.state())
-            self._critic.scale = state.scale
+            self._critic.scale.load(state.scale)
         self.step = state.step
         self.follow(state.version, [(version, gap) for version, gap in state.resumes])
         torch.set_rng_state(checkpoint.rng)
+
+
+def _shares_critic(algorithm: AlgorithmConfig) -> bool:
+    return isinstance(algorithm.advantage, Gae) and algorithm.advantage.critic.shared
 
 
 def _is_same_memory(left: Tensor, right: Tensor) -> bool:

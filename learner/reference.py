@@ -15,7 +15,7 @@ def reference_of(
     """π_ref: the trained policy without its adapter, or without LoRA a frozen copy of the model it began from."""
     if config.lora is not None:
         return WithoutAdapter(policy)
-    copy = TokenPolicy(config.path, config, device, ranks)
+    copy = TokenPolicy(config.path, config, device, ranks=ranks)
     for parameter in copy.parameters():
         parameter.requires_grad_(False)
     return copy
@@ -27,7 +27,7 @@ class WithoutAdapter:
     def __init__(self, policy: TokenPolicy) -> None:
         self._policy = policy
 
-    def logprobs(self, batch: PackedBatch, temperature: float) -> tuple[Tensor, Tensor]:
-        """float32[A] log π_ref of each action, and float32[A] the entropy it was drawn at."""
+    def logprobs(self, batch: PackedBatch, temperature: float) -> Tensor:
+        """float32[A], log π_ref of each action."""
         with self._policy.adapter_off():
             return self._policy.logprobs(batch, temperature)

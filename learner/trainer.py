@@ -18,7 +18,7 @@ from ..broker.trajectory import Group, TokenTrajectory
 from .algorithm.age import interpolated_prox, old_mask
 from .algorithm.aggregate import action_weights
 from .algorithm.behaviour import second_moment_mask
-from .algorithm.config import AlgorithmConfig, M2po
+from .algorithm.config import AlgorithmConfig, Gae, M2po
 from .algorithm.flat import segment_sum
 from .algorithm.objective import Actions, Objective, objective
 from .algorithm.ratio import log_ratio
@@ -149,12 +149,12 @@ class Trainer:
 
     def _statistics(self) -> tuple[dict[str, Any], dict[str, float]]:
         """What a batch changes before any update: the estimator's memory and the critic's scale."""
-        return self._estimator.state(), {} if self._critic is None else self._critic.scale
+        return self._estimator.state(), {} if self._critic is None else self._critic.scale.state()
 
     def _restore(self, estimator: dict[str, Any], scale: dict[str, float]) -> None:
         self._estimator.load(estimator)
         if self._critic is not None:
-            self._critic.scale = scale
+            self._critic.scale.load(scale)
 
     def _begin(self, batch: Batch, step: int, version: int) -> Work:
         """What is known of the batch before any update: ages, what counts and how much, advantages."""
@@ -200,12 +200,13 @@ class Trainer:
             return self._estimator.advantages(batch, work.actions.keep_A, reference_A)
         keep_A = work.actions.keep_A
         with work.watch.of("values_s"):
-            values_A = self._gathered(self._critic.values, self._every(batch), torch.zeros(batch.num_actions))
+            critic, temperature, zeros_A = self._critic, self._recipe.temperature, torch.zeros(batch.num_actions)
+            values_A = self._gathered(lambda packed: critic.values(packed, temperature), self._every(batch), zeros_A)
         if not values_A.isfinite().all():
             raise TrainingError("the critic's values are not finite; this step is not made")
-        in_rewards_A = self._critic.in_rewards(values_A)
+        in_rewards_A = critic.scale.in_rewards(values_A)
         advantages_A, returns_A = self._estimator.with_critic(batch, keep_A, reference_A, in_rewards_A)
-        work.old_values_A, work.targets_A = values_A, self._critic.targets(returns_A, keep_A)
+        work.old_values_A, work.targets_A = values_A, critic.scale.targets(returns_A, keep_A)
         return advantages_A
 
     def _every(self, batch: Batch) -> list[MicroBatch]:
@@ -259,7 +260,7 @@ class Trainer:
     def _scored(self, scorer: Scorer, passes: Sequence[MicroBatch], otherwise_A: Tensor) -> Tensor:
         """float32[A], log-probabilities without gradient; `otherwise_A` where no pass comes by."""
         temperature = self._recipe.temperature
-        return self._gathered(lambda packed: scorer.logprobs(packed, temperature)[0], passes, otherwise_A)
+        return self._gathered(lambda packed: scorer.logprobs(packed, temperature), passes, otherwise_A)
 
     @torch.no_grad()
     def _gathered(
@@ -298,7 +299,8 @@ class Trainer:
     def _pass(self, micro: MicroBatch, work: Work) -> dict[str, float]:
         """Forward and backward; returns the sums of the objective."""
         recipe, packed = self._recipe, micro.packed
-        logprobs_M, entropy_M = self._policy.logprobs(packed, recipe.temperature)
+        scores = self._policy.scores(packed, recipe.temperature)
+        logprobs_M = scores.logprobs_A
         known = work.actions.at(micro.index_M, packed.segment_ids, packed.num_segments).to(logprobs_M.device)
         if not micro.counts:
             known = replace(known, keep_A=torch.zeros_like(known.keep_A))
@@ -308,16 +310,34 @@ class Trainer:
             )
             known = replace(known, prox_logprobs_A=prox_M)
         found = objective(logprobs_M, known, recipe.algorithm, recipe.staleness)
-        found.loss.backward()
+        of_values = self._backward(found.loss, scores.values_A, micro, work)
         sums = {each.name: float(getattr(found, each.name).detach()) for each in fields(Objective)}
-        sums["entropy"] = float(entropy_M[known.keep_A].sum())
+        sums["entropy"] = float(scores.entropies_A[known.keep_A].sum())
         sums["padding"] = len(packed.tokens) - micro.num_tokens
-        return sums | self._learn_values(micro, work, known.keep_A.cpu())
+        return sums | of_values
 
-    def _learn_values(self, micro: MicroBatch, work: Work, keep_M: Tensor) -> dict[str, float]:
+    def _backward(self, loss: Tensor, values_M: Tensor | None, micro: MicroBatch, work: Work) -> dict[str, float]:
+        """The backward pass of the loss and of the critic's, and the sums of that; a critic of its own has its own pass."""
         if self._critic is None:
+            loss.backward()
             return {}
-        assert work.old_values_A is not None and work.targets_A is not None
+        if values_M is not None:
+            of_values, sums = self._value_loss(values_M, micro, work)
+            (loss + self._value_coefficient * of_values).backward()
+            return sums
+        loss.backward()
+        of_values, sums = self._value_loss(self._critic.values(micro.packed, self._recipe.temperature), micro, work)
+        of_values.backward()
+        return sums
+
+    def _value_loss(self, values_M: Tensor, micro: MicroBatch, work: Work) -> tuple[Tensor, dict[str, float]]:
+        assert self._critic is not None and work.old_values_A is not None and work.targets_A is not None
         index_M = micro.index_M
-        weight_M = torch.where(keep_M, work.actions.weight_A[index_M], 0.0)
-        return self._critic.learn(micro.packed, work.old_values_A[index_M], work.targets_A[index_M], weight_M)
+        counts_M = work.actions.keep_A[index_M] & micro.counts
+        weight_M = torch.where(counts_M, work.actions.weight_A[index_M], 0.0)
+        return self._critic.scale.loss(values_M, work.old_values_A[index_M], work.targets_A[index_M], weight_M)
+
+    @property
+    def _value_coefficient(self) -> float:
+        advantage = self._recipe.algorithm.advantage
+        return advantage.critic.coefficient if isinstance(advantage, Gae) else 0.0

@@ -158,9 +158,16 @@ class PerPrompt(Part):
 
 
 class CriticConfig(Part):
-    """A critic: a copy of the model that training began from, with a value in place of the next token's logits."""
+    """A critic: a copy of the model that training began from, with a value in place of the next token's logits.
 
-    optimizer: OptimizerConfig = Field(default_factory=OptimizerConfig)
+    Or, shared, a value head on the policy itself: one pass for both, and learner.optimizer's rate.
+    """
+
+    shared: bool = Field(False, description="a value head on the policy in place of a model of its own")
+    coefficient: float = Field(0.1, gt=0, description="of the value loss beside the policy's, where they are shared")
+    optimizer: OptimizerConfig = Field(
+        default_factory=OptimizerConfig, description="of the critic's own model, where it has one"
+    )
     clip: float = Field(0.2, gt=0, description="how far a value may move from what it was, in deviations of the return")
     normalise: bool = Field(True, description="learn returns with running mean 0 and deviation 1 (arXiv 2103.01955)")
 

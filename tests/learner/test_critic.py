@@ -4,7 +4,7 @@ import torch
 
 from areal.learner.algorithm.config import CriticConfig
 from areal.learner.config import ModelConfig
-from areal.learner.critic import Critic
+from areal.learner.critic import OwnCritic
 from areal.learner.packing import PackedBatch, pack
 
 from .test_trainer import answered_with, save_tiny_llama
@@ -15,9 +15,13 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> ModelConfig:
     return ModelConfig(path=str(save_tiny_llama(tmp_path_factory.mktemp("critic"))))
 
 
-def made(model: ModelConfig, **options: object) -> Critic:
+def made(model: ModelConfig, **options: object) -> OwnCritic:
     config = CriticConfig.model_validate({"optimizer": {"lr": 0.01}, "clip": 100.0} | options)
-    return Critic(config, model, total_steps=100)
+    return OwnCritic(config, model, total_steps=100)
+
+
+def learn(critic: OwnCritic, old: torch.Tensor, targets: torch.Tensor, weights: torch.Tensor) -> None:
+    critic.scale.loss(critic.values(packed()), old, targets, weights)[0].backward()
 
 
 def packed() -> PackedBatch:
@@ -32,21 +36,21 @@ def test_it_learns_its_targets_and_is_saved_whole(model: ModelConfig) -> None:
     critic = made(model)
     returns = torch.tensor([3.0, 5.0, -1.0, 1.0])
     weights, old = torch.full((4,), 0.25), torch.zeros(4)
-    targets = critic.targets(returns, torch.ones(4, dtype=torch.bool))
+    targets = critic.scale.targets(returns, torch.ones(4, dtype=torch.bool))
     assert targets.tolist() == pytest.approx(((returns - 2) / returns.std(correction=0)).tolist(), abs=1e-5)
     for step in range(100):
-        critic.learn(packed(), old, targets, weights)
+        learn(critic, old, targets, weights)
         critic.update(step)
     values = critic.values(packed()).detach()
-    np.testing.assert_allclose(critic.in_rewards(values).tolist(), returns.tolist(), atol=0.3)
+    np.testing.assert_allclose(critic.scale.in_rewards(values).tolist(), returns.tolist(), atol=0.3)
     other = made(model)
     for name, tensor in other.state().items():
         tensor.copy_(critic.state()[name])
-    other.scale = critic.scale
+    other.scale.load(critic.scale.state())
     assert torch.equal(other.values(packed()), critic.values(packed()))
-    assert torch.equal(other.in_rewards(values), critic.in_rewards(values))
+    assert torch.equal(other.scale.in_rewards(values), critic.scale.in_rewards(values))
     for each in (critic, other):
-        each.learn(packed(), old, targets, weights)
+        learn(each, old, targets, weights)
         each.update(100)
     assert torch.equal(other.values(packed()), critic.values(packed())), "the moments were saved too"
 
@@ -54,11 +58,13 @@ def test_it_learns_its_targets_and_is_saved_whole(model: ModelConfig) -> None:
 def test_without_normalisation_values_are_rewards(model: ModelConfig) -> None:
     critic = made(model, normalise=False)
     returns, every = torch.tensor([3.0, 5.0]), torch.ones(2, dtype=torch.bool)
-    assert torch.equal(critic.targets(returns, every), returns) and torch.equal(critic.in_rewards(returns), returns)
+    assert torch.equal(critic.scale.targets(returns, every), returns) and torch.equal(
+        critic.scale.in_rewards(returns), returns
+    )
 
 
 def test_returns_of_actions_that_do_not_count_have_no_part_in_the_scale(model: ModelConfig) -> None:
     critic = made(model)
     keep = torch.tensor([True, True, False])
-    targets = critic.targets(torch.tensor([3.0, 5.0, 1e6]), keep)
+    targets = critic.scale.targets(torch.tensor([3.0, 5.0, 1e6]), keep)
     assert targets[keep].tolist() == pytest.approx([-1.0, 1.0])

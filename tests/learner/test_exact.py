@@ -21,6 +21,7 @@ CASES = {
     "full": [],
     "lora": ["model.lora.rank=4"],
     "critic": ["algorithm.advantage={name: gae, critic: {optimizer: {lr: 1e-3}}}"],
+    "value head": ["algorithm.advantage={name: gae, critic: {shared: true}}", "model.lora.rank=4"],
     "per_prompt": ["algorithm.advantage={name: per_prompt, min_count: 2, memory: 8}"],
     "minibatches": ["learner.minibatches=3", "algorithm.kl.coefficient=0.05"],
     "schedule": ["learner.optimizer.schedule=cosine", "learner.optimizer.warmup_steps=20"],

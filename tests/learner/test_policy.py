@@ -115,7 +115,7 @@ def test_packed_equals_one_by_one_and_so_do_the_gradients(
     policy = load(tmp_path)
     reference = AutoModelForCausalLM.from_pretrained(tmp_path, attn_implementation=attention).eval()
     wanted, wanted_entropies = one_by_one(reference, temperature=0.7)
-    logprobs, entropies = policy.logprobs(pack(trajectories()), temperature=0.7)
+    logprobs, entropies, _ = policy.scores(pack(trajectories()), temperature=0.7)
     torch.testing.assert_close(logprobs, wanted, rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(entropies, wanted_entropies.detach(), rtol=1e-5, atol=1e-5)
     assert not entropies.requires_grad
@@ -134,7 +134,7 @@ def test_chunked_equals_unchunked(folder: Path, monkeypatch: pytest.MonkeyPatch)
     policy, batch = load(folder), pack(trajectories())
 
     def run() -> tuple[Tensor, Tensor, list[Tensor | None]]:
-        logprobs, entropies = policy.logprobs(batch, 0.7)
+        logprobs, entropies, _ = policy.scores(batch, 0.7)
         for parameter in policy.parameters():
             parameter.grad = None
         logprobs.square().sum().backward()
@@ -145,7 +145,7 @@ def test_chunked_equals_unchunked(folder: Path, monkeypatch: pytest.MonkeyPatch)
     assert batch.num_actions > 3 * 7
     torch.testing.assert_close(run(), whole, rtol=1e-5, atol=1e-5)
     with torch.no_grad():
-        torch.testing.assert_close(policy.logprobs(batch, 0.7)[0], whole[0], rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(policy.logprobs(batch, 0.7), whole[0], rtol=1e-5, atol=1e-5)
 
 
 def test_weights_have_the_names_of_the_checkpoint(tmp_path: Path) -> None:
@@ -160,15 +160,15 @@ def test_weights_have_the_names_of_the_checkpoint(tmp_path: Path) -> None:
 
 def test_loaded_weights_reach_the_optimisers_parameters(folder: Path) -> None:
     policy, batch = load(folder), pack(trajectories())
-    parameters, before = list(policy.parameters()), policy.logprobs(batch, 1.0)[0]
+    parameters, before = list(policy.parameters()), policy.logprobs(batch, 1.0)
     kept = {name: tensor.clone() for name, tensor in policy.weights().items()}
     with torch.no_grad():
         for parameter in parameters:
             parameter.add_(0.1)
-    assert not torch.allclose(policy.logprobs(batch, 1.0)[0], before)
+    assert not torch.allclose(policy.logprobs(batch, 1.0), before)
     policy.load_weights(kept)
     assert [id(parameter) for parameter in policy.parameters()] == [id(parameter) for parameter in parameters]
-    assert policy.logprobs(batch, 1.0)[0].tolist() == before.tolist()
+    assert policy.logprobs(batch, 1.0).tolist() == before.tolist()
 
 
 def test_refuses_weights_of_another_model(folder: Path) -> None:
@@ -188,8 +188,8 @@ def test_saved_folder_is_the_same_policy(folder: Path, tmp_path: Path) -> None:
     policy.save_pretrained(tmp_path / "saved")
     assert (tmp_path / "saved" / "tokenizer.json").read_text() == "{}"
     assert "areal_packed" not in (tmp_path / "saved" / "config.json").read_text()
-    wanted = policy.logprobs(batch, 1.0)[0].tolist()
-    assert load(tmp_path / "saved").logprobs(batch, 1.0)[0].tolist() == wanted
+    wanted = policy.logprobs(batch, 1.0).tolist()
+    assert load(tmp_path / "saved").logprobs(batch, 1.0).tolist() == wanted
 
 
 @pytest.fixture
@@ -203,7 +203,7 @@ def adapted(folder: Path) -> TokenPolicy:
 
 
 def test_only_the_adapter_is_trained(adapted: TokenPolicy) -> None:
-    adapted.logprobs(pack(trajectories()), 1.0)[0].sum().backward()
+    adapted.logprobs(pack(trajectories()), 1.0).sum().backward()
     every = dict(adapted._causal_lm.named_parameters())
     trained = {name for name, parameter in every.items() if parameter.grad is not None}
     assert trained == {name for name in every if "lora_" in name}
@@ -214,7 +214,7 @@ def test_only_the_adapter_is_trained(adapted: TokenPolicy) -> None:
 def test_the_adapter_loads_in_peft(adapted: TokenPolicy, folder: Path, tmp_path: Path) -> None:
     """Both as a saved folder and as published weights beside the published configuration."""
     adapted.save_pretrained(tmp_path / "adapter")
-    wanted = adapted.logprobs(pack(trajectories()), 1.0)[0].detach()
+    wanted = adapted.logprobs(pack(trajectories()), 1.0).detach()
     saved = peft.PeftModel.from_pretrained(model(), tmp_path / "adapter").eval()
     torch.testing.assert_close(one_by_one(saved, 1.0)[0], wanted, rtol=1e-5, atol=1e-5)
 
@@ -233,7 +233,7 @@ def test_the_adapter_loads_in_peft(adapted: TokenPolicy, folder: Path, tmp_path:
 def test_adapter_weights_return(adapted: TokenPolicy, folder: Path) -> None:
     fresh, batch = load(folder, lora=LoraConfig(rank=4, alpha=8)), pack(trajectories())
     fresh.load_weights(adapted.weights())
-    assert fresh.logprobs(batch, 1.0)[0].tolist() == adapted.logprobs(batch, 1.0)[0].tolist()
+    assert fresh.logprobs(batch, 1.0).tolist() == adapted.logprobs(batch, 1.0).tolist()
     assert load(folder).adapter_config() is None
 
 
@@ -241,9 +241,9 @@ def test_adapter_weights_return(adapted: TokenPolicy, folder: Path) -> None:
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 def test_half_precision_is_close(folder: Path, dtype: str, lora: LoraConfig | None) -> None:
     policy, batch = load(folder, dtype=dtype, lora=lora), pack(trajectories())
-    logprobs, _ = policy.logprobs(batch, 1.0)
+    logprobs, _, _ = policy.scores(batch, 1.0)
     assert logprobs.dtype == torch.float32
-    torch.testing.assert_close(logprobs, load(folder).logprobs(batch, 1.0)[0], rtol=0.05, atol=0.2)
+    torch.testing.assert_close(logprobs, load(folder).logprobs(batch, 1.0), rtol=0.05, atol=0.2)
     logprobs.sum().backward()
     assert all(parameter.grad is not None for parameter in policy.parameters())
     if lora is None:
@@ -273,7 +273,7 @@ def test_gradient_checkpointing_changes_nothing_but_the_memory(folder: Path, lor
             return tensor
 
         with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
-            logprobs, _ = policy.logprobs(batch, 1.0)
+            logprobs, _, _ = policy.scores(batch, 1.0)
         logprobs.sum().backward()
         gradients = [p.grad for p in policy.parameters() if p.grad is not None]
         found.append((saved[0], logprobs.detach(), gradients))

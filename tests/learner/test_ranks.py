@@ -20,6 +20,11 @@ CASES: dict[str, dict[str, Any]] = {
     "checkpointed": {"model": {"gradient_checkpointing": True}, "learner": {"tokens_per_microbatch": 40}},
     "minibatches": {"learner": {"minibatches": 3}, "algorithm": {"kl": {"coefficient": 0.1}, "aggregate": "sequence"}},
     "critic": {"algorithm": {"advantage": {"name": "gae", "critic": {"optimizer": {"lr": 1e-3}}}}},
+    "value head": {"algorithm": {"advantage": {"name": "gae", "critic": {"shared": True}}}},
+    "value head on an adapter": {
+        "model": {"lora": {"rank": 4}},
+        "algorithm": {"advantage": {"name": "gae", "critic": {"shared": True}}},
+    },
     "m2po": {"algorithm": {"objective": {"name": "m2po"}, "filters": {"truncated": "mask"}}},
     "spoilt": {"spoilt": [2], "learner": {"minibatches": 2}},
     "all spoilt": {"spoilt": [1, 3]},

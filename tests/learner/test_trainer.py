@@ -15,7 +15,7 @@ from areal.broker.trajectory import NOT_AN_ACTION, Group, TokenTrajectory
 from areal.learner.algorithm.config import AlgorithmConfig, Gae
 from areal.learner.checkpoint import copied
 from areal.learner.config import LearnerConfig, ModelConfig, StalenessConfig
-from areal.learner.critic import Critic
+from areal.learner.critic import Critic, OwnCritic, SharedCritic
 from areal.learner.estimate import Estimator
 from areal.learner.optimizer import Optimizer
 from areal.learner.packing import pack
@@ -57,14 +57,21 @@ def made(
     learner = LearnerConfig(**{"steps": 50, "groups_per_step": 4, "optimizer": {"lr": 0.01}} | options)
     recipe = Recipe(learner, AlgorithmConfig.model_validate(algorithm), StalenessConfig(**staleness), temperature=1.0)
     model = ModelConfig(path=str(folder))
-    policy = TokenPolicy(folder, model)
+    advantage, critic = recipe.algorithm.advantage, None
+    shared = isinstance(advantage, Gae) and advantage.critic.shared
+    policy = TokenPolicy(folder, model, with_values=shared)
     optimizer = Optimizer(policy.parameters(), learner.optimizer, total_steps=learner.steps)
     estimator = Estimator(recipe.algorithm, identity=lambda position: position)
     reference = reference_of(policy, model) if recipe.algorithm.kl.coefficient else None
-    advantage, critic = recipe.algorithm.advantage, None
     if isinstance(advantage, Gae):
-        critic = Critic(advantage.critic, model, total_steps=learner.steps)
+        critic = critic_of(advantage, model, policy, learner.steps)
     return policy, Trainer(policy, optimizer, estimator, recipe, reference=reference, critic=critic)
+
+
+def critic_of(advantage: Gae, model: ModelConfig, policy: TokenPolicy, steps: int) -> Critic:
+    if advantage.critic.shared:
+        return SharedCritic(advantage.critic, policy)
+    return OwnCritic(advantage.critic, model, total_steps=steps)
 
 
 def answered_with(tokens: list[int], given: int) -> TokenTrajectory:
@@ -77,7 +84,7 @@ def answered(policy: TokenPolicy, tokens: list[int], given: int, reward: float, 
     versions = np.array([NOT_AN_ACTION] * given + [version] * (len(tokens) - given), np.int32)
     blank = TokenTrajectory(np.array(tokens, np.int32), versions, np.zeros(len(tokens), np.float32), 0.0)
     with torch.no_grad():
-        logprobs = policy.logprobs(pack([blank]))[0].numpy()
+        logprobs = policy.logprobs(pack([blank])).numpy()
     filled = np.zeros(len(tokens), np.float32)
     filled[given:] = logprobs
     return TokenTrajectory(blank.tokens, versions, filled, reward, {"bandit": reward})
@@ -258,7 +265,7 @@ def test_the_reward_of_a_bandit_rises(folder: Path) -> None:
     rewards = []
     for step in range(12):
         with torch.no_grad():
-            probabilities = policy.logprobs(pack(every_token))[0].exp()
+            probabilities = policy.logprobs(pack(every_token)).exp()
         groups = []
         for number in range(4):
             tokens = torch.multinomial(probabilities, 8, replacement=True).tolist()
@@ -419,7 +426,7 @@ def test_policy_and_critic_are_updated_both_or_neither(folder: Path, fails: str)
     policy, trainer = made(folder, algorithm={"advantage": {"name": "gae"}})
     critic = trainer._critic
     assert critic is not None
-    broken = policy.parameters() if fails == "policy" else critic._module["head"].parameters()
+    broken = policy.parameters() if fails == "policy" else critic._module.head.parameters()
     next(iter(broken)).register_hook(lambda gradient: gradient * math.inf)
     before = copied(policy.weights()), copied(critic._module.state_dict())
     with pytest.raises(TrainingError, match=r"the gradient's norm is (nan|inf)"):
@@ -432,11 +439,11 @@ def test_a_critic_that_is_not_finite_stops_the_step(folder: Path) -> None:
     before, critic = copied(policy.weights()), trainer._critic
     assert critic is not None
     with torch.no_grad():
-        critic._module["head"].weight.fill_(float("inf"))
+        critic._module.head.weight.fill_(float("inf"))
     with pytest.raises(TrainingError, match="the critic's values are not finite"):
         trainer.step(batch(policy), step=0, version=0)
     assert same(policy.weights(), before)
-    scale = critic._normaliser.state()
+    scale = critic.scale.state()
     assert all(np.isfinite(value) for value in scale.values())
 
 
@@ -458,13 +465,44 @@ def test_a_batch_that_is_refused_whole_leaves_no_trace(folder: Path, advantage: 
     assert same(*ended)
 
 
-def test_a_critic_learns_what_answers_are_worth(folder: Path) -> None:
+@pytest.mark.parametrize(
+    ("critic", "lr"),
+    [({"optimizer": {"lr": 3e-3}}, 1e-6), ({"shared": True, "coefficient": 1.0}, 1e-2)],
+    ids=["own", "shared"],
+)
+def test_a_critic_learns_what_answers_are_worth(folder: Path, critic: dict[str, Any], lr: float) -> None:
     """The same batch again and again: the value loss falls."""
-    critic = {"optimizer": {"lr": 3e-3}, "clip": 10.0}
-    policy, trainer = made(folder, algorithm={"advantage": {"name": "gae", "critic": critic}}, optimizer={"lr": 1e-6})
+    algorithm = {"advantage": {"name": "gae", "critic": critic | {"clip": 10.0}}}
+    policy, trainer = made(folder, algorithm=algorithm, optimizer={"lr": lr})
     groups = batch(policy)
-    losses = [trainer.step(groups, step=step, version=0).measured["value_loss"] for step in range(15)]
+    losses = [trainer.step(groups, step=step, version=0).measured["value_loss"] for step in range(25)]
     assert losses[-1] < 0.5 * losses[1]
+
+
+def test_the_value_head_of_a_policy_learns_beside_it(folder: Path) -> None:
+    """V is 0 at first, so the bias of its head has the gradient c·mean(V − R) = −c·mean(R) over the actions, and the
+    trunk none from it: its weights come to what they come to under a critic of its own."""
+    ended, gradients = [], []
+    for shared in (True, False):
+        critic = {"shared": shared, "coefficient": 0.3, "normalise": False, "clip": 10.0}
+        policy, trainer = made(
+            folder, algorithm={"advantage": {"name": "gae", "critic": critic}}, optimizer={"max_grad_norm": 1e6}
+        )
+        if shared:
+            head = policy._packed_lm.value_head
+            assert head is not None and "value_head.bias" not in policy.weights()
+            head.bias.register_hook(lambda gradient: gradients.append(gradient.item()))
+        groups = batch(policy)
+        measured = trainer.step(groups, step=0, version=0).measured
+        ended.append((copied(policy.weights()), measured["value_loss"]))
+    pairs = [(t.num_actions, t.reward) for group in groups for t in group.trajectories]
+    num_actions = sum(number for number, _ in pairs)
+    mean = sum(number * reward for number, reward in pairs) / num_actions
+    assert gradients == [pytest.approx(-0.3 * mean, rel=1e-4)]
+    half_square = sum(number * reward**2 for number, reward in pairs) / num_actions / 2
+    assert ended[0][1] == pytest.approx(half_square, rel=1e-4) and ended[1][1] == pytest.approx(half_square, rel=1e-4)
+    for name, weight in ended[0][0].items():
+        torch.testing.assert_close(weight, ended[1][0][name], rtol=1e-5, atol=1e-6)
 
 
 def test_what_a_step_measures_is_known_by_name(folder: Path) -> None:

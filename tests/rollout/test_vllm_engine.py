@@ -175,7 +175,7 @@ def assert_each_version_is_its_own(completions: list[Completion], policies: dict
 def logprobs_of(policy: TokenPolicy, completions: list[Completion], temperature: float = 1.0) -> np.ndarray[Any, Any]:
     with torch.no_grad():
         packed = pack([trajectory(completion) for completion in completions])
-        logprobs: np.ndarray[Any, Any] = policy.logprobs(packed, temperature)[0].numpy()
+        logprobs: np.ndarray[Any, Any] = policy.logprobs(packed, temperature).numpy()
     return logprobs
 
 
