@@ -32,6 +32,10 @@ class ModelConfig(BaseModel):
     gradient_checkpointing: bool = Field(
         False, description="make each layer's activations anew in the backward pass: less memory, a third more time"
     )
+    compile: bool = Field(
+        False,
+        description="torch.compile the layers: the first pass takes minutes, later ones less; needs a C++ compiler",
+    )
 
 
 class DatasetConfig(BaseModel):

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from .algorithm.config import CriticConfig
 from .algorithm.value import ValueNormaliser, clipped_value_loss
 from .config import ModelConfig
-from .decoder import hidden_states, layers_of, load_causal_lm, parts_of
+from .decoder import compile_layers, hidden_states, layers_of, load_causal_lm, parts_of
 from .optimizer import Optimizer
 from .packed_lm import value_head_like, values_of
 from .packing import PackedBatch
@@ -118,6 +118,8 @@ class OwnCritic:
         self._module = ValueModel(model)
         if ranks.count == 1:
             self._module.to(self._device)
+        if model.compile:
+            compile_layers(self._module.decoder)
         ranks.shard(self._module, layers_of(self._module.decoder))
         self._optimizer = Optimizer(self._module.parameters(), config.optimizer, total_steps=total_steps)
 

@@ -54,6 +54,12 @@ def layers_of(decoder: Module) -> list[Module]:
     return [module for module in decoder.modules() if type(module).__name__ in names]
 
 
+def compile_layers(decoder: Module) -> None:
+    """Has torch.compile make one program of what a layer does on either side of its attention, for any length."""
+    for layer in layers_of(decoder):
+        layer.compile(dynamic=True)
+
+
 def checkpoint_layers(causal_lm: Any, source: str) -> None:
     """Has each layer make its activations anew in the backward pass; raises ModelError where a model cannot."""
     if not causal_lm.supports_gradient_checkpointing:

@@ -20,7 +20,7 @@ from transformers.pytorch_utils import Conv1D
 from ..broker.errors import ModelError
 from .attention import Segments
 from .config import LoraConfig, ModelConfig
-from .decoder import checkpoint_layers, hidden_states, layers_of, load_causal_lm
+from .decoder import checkpoint_layers, compile_layers, hidden_states, layers_of, load_causal_lm
 from .packed_lm import PackedLM, Scores
 from .packing import PackedBatch
 from .ranks import ALONE, Ranks
@@ -80,6 +80,8 @@ class TokenPolicy:
         self._adapter = None if config.lora is None else _add_adapter(self._causal_lm, config.lora)
         if config.gradient_checkpointing:
             checkpoint_layers(self._causal_lm, self._source)
+        if config.compile:
+            compile_layers(self._packed_lm.decoder)
         ranks.shard(self._packed_lm, layers_of(self._packed_lm.decoder))
 
     @property

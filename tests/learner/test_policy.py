@@ -1,4 +1,5 @@
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -128,6 +129,29 @@ def test_packed_equals_one_by_one_and_so_do_the_gradients(
     for mine, its in pairs:
         assert mine.grad is not None and mine.grad.abs().max() > 0
         torch.testing.assert_close(mine.grad, its.grad, rtol=1e-4, atol=2e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs g++")
+@pytest.mark.filterwarnings("ignore")  # torch.compile has warnings of its own making
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_compiled_equals_eager(folder: Path, checkpointing: bool) -> None:
+    """For batches of several shapes, and compiled for the first alone."""
+    torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
+    options = {"path": str(folder), "gradient_checkpointing": checkpointing}
+    eager, compiled = (
+        TokenPolicy(folder, ModelConfig.model_validate(options | {"compile": wanted})) for wanted in (False, True)
+    )
+    compilations = []
+    for batch in (pack(trajectories()), pack(trajectories()[:2]), pack(trajectories()[1:])):
+        for policy in (eager, compiled):
+            policy.logprobs(batch).sum().backward()
+        torch.testing.assert_close(compiled.logprobs(batch), eager.logprobs(batch), rtol=1e-4, atol=1e-4)
+        compilations.append(torch._dynamo.utils.counters["stats"]["unique_graphs"])
+    for mine, its in zip(compiled.parameters(), eager.parameters(), strict=True):
+        torch.testing.assert_close(mine.grad, its.grad, rtol=1e-4, atol=2e-5)
+    assert compilations[0] == compilations[-1] > 0
 
 
 def test_chunked_equals_unchunked(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
