@@ -26,7 +26,7 @@ from .checkpoint import CheckpointStore, LearnerState
 from .config import CheckpointConfig, EvaluationConfig
 from .dataset import Dataset
 from .evaluator import Evaluator
-from .feeder import Feeder
+from .feeder import Feeder, Flow
 from .ledger import Ledger
 from .publisher import Publisher
 from .pupil import Pupil, Training
@@ -104,10 +104,12 @@ class Learner:
             self._lane,
             dataset,
             self._source,
-            max_outstanding=(settings.staleness.max + 1) * settings.learner.groups_per_step,
-            max_dead_letters=settings.broker.max_dead_letters,
-            group_size=settings.group_size,
-            epoch=self._epoch,
+            Flow(
+                max_outstanding=(settings.staleness.max + 1) * settings.learner.groups_per_step,
+                max_dead_letters=settings.broker.max_dead_letters,
+                group_size=settings.group_size,
+                epoch=self._epoch,
+            ),
             teaches=self._solved.teaches,
         )
         self._evaluator = Evaluator(
