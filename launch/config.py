@@ -68,6 +68,24 @@ class RunConfig(BaseModel):
             )
         return self
 
+    @model_validator(mode="after")
+    def _lengths_fit_the_answers(self) -> "RunConfig":
+        """Those that are left out are the greatest length of an answer."""
+        longest = self.rollout.sampling.max_tokens
+        self.algorithm = self.algorithm.with_lengths(longest)
+        overlong = self.algorithm.shaping.overlong
+        if overlong is None or overlong.max_length is None:
+            return self
+        begins, key = overlong.max_length - overlong.buffer, "algorithm.shaping.overlong"
+        if begins < 0:
+            raise ValueError(f"{key}.buffer ({overlong.buffer}) must not exceed its max_length ({overlong.max_length})")
+        if begins >= longest and self.rollout.workflow == "single_turn":
+            raise ValueError(
+                f"{key} begins after {begins} tokens (max_length {overlong.max_length} less buffer {overlong.buffer}), and "
+                f"no answer has more than rollout.sampling.max_tokens ({longest}): leave max_length out, or lower it"
+            )
+        return self
+
     @property
     def path(self) -> Path:
         """The run directory."""

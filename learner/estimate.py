@@ -112,7 +112,9 @@ def shaped_rewards(batch: Batch, config: ShapingConfig) -> Tensor:
     reward_S = shaped(batch.rewards_S, scale=config.scale, bias=config.bias, clip=config.clip)
     if config.overlong is None:
         return reward_S
-    overlong = config.overlong
+    overlong, longest = config.overlong, config.overlong.max_length
+    if longest is None:
+        raise ValueError("shaping.overlong.max_length is not known; AlgorithmConfig.with_lengths fills it in")
     return reward_S + overlong_penalty(
-        batch.lengths_S, max_length=overlong.max_length, buffer=overlong.buffer, factor=overlong.factor
+        batch.lengths_S, max_length=longest, buffer=overlong.buffer, factor=overlong.factor
     )
