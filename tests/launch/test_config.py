@@ -4,7 +4,7 @@ import pytest
 
 from areal.broker.errors import ConfigError
 from areal.launch.config import RunConfig, load_model_config, load_run_config, load_warmstart_config, to_yaml
-from areal.learner.algorithm.config import Gspo, Overlong
+from areal.learner.algorithm.config import Cispo, Gspo, Overlong, Ppo, Rloo, Sapo
 
 MINIMAL = """
 model: {path: models/sort}
@@ -39,6 +39,45 @@ def test_a_part_of_a_resolved_configuration_that_is_named_anew_begins_from_its_o
     assert same.objective.name == "ppo" and same.objective.clip_high == 0.5
     other = load_run_config(path, ["algorithm.objective.name=gspo", "algorithm.objective.clip_low=0.1"], resolved=True)
     assert other.algorithm.objective == Gspo(clip_low=0.1) and other.algorithm.aggregate == "group"
+
+
+PPO = "algorithm: {objective: {clip_high: 0.28, dual_clip: 3.0}, aggregate: group}\n"
+
+
+@pytest.mark.parametrize("name", ["", "name: ppo, "])
+def test_a_part_that_is_named_anew_keeps_what_it_knows_of_the_file(path: Path, name: str) -> None:
+    path.write_text(MINIMAL + PPO.replace("{clip_high", f"{{{name}clip_high"))
+    algorithm = load_run_config(path, ["algorithm.objective.name=cispo"]).algorithm
+    assert algorithm.objective == Cispo(clip_high=0.28) and algorithm.aggregate == "group"
+    assert load_run_config(path, ["algorithm.objective={name: sapo}"]).algorithm.objective == Sapo()
+    assert load_run_config(path, ["algorithm.objective.name=ppo"]).algorithm.objective == Ppo(
+        clip_high=0.28, dual_clip=3.0
+    )
+
+
+def test_a_part_within_a_part_that_is_named_anew_goes_too(path: Path) -> None:
+    path.write_text(MINIMAL + "algorithm: {advantage: {name: gae, lam: 0.9, critic: {clip: 0.5}}}\n")
+    assert load_run_config(path, ["algorithm.advantage.name=rloo"]).algorithm.advantage == Rloo()
+
+
+@pytest.mark.parametrize(
+    ("written", "override", "says"),
+    [
+        (PPO, "algorithm.objective.dual_clip=4", r"objective\.dual_clip; known here: name, clip_low, clip_high"),
+        (PPO.replace("dual_clip", "daul_clip"), "seed=1", r"unknown key algorithm\.objective\.daul_clip"),
+    ],
+)
+def test_what_a_part_that_is_named_anew_never_knew_is_an_error(
+    path: Path, written: str, override: str, says: str
+) -> None:
+    path.write_text(MINIMAL + written)
+    with pytest.raises(ConfigError, match=says):
+        load_run_config(path, ["algorithm.objective.name=cispo", override])
+
+
+def test_an_override_may_refer_to_the_file(path: Path) -> None:
+    path.write_text(MINIMAL + "seed: 7\n")
+    assert load_run_config(path, ["learner.steps=${seed}"]).learner.steps == 7
 
 
 def test_a_model_folder_is_found_beside_the_configuration(path: Path) -> None:
