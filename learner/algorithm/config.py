@@ -198,6 +198,9 @@ class BehaviourConfig(Part):
     )
     low: float = Field(0.5, ge=0, description="of a mask")
     high: float = Field(5.0, gt=0, allow_inf_nan=False)
+    cap: float | None = Field(
+        5.0, gt=0, allow_inf_nan=False, description="of a token's own w where trajectories are masked; null for none"
+    )
 
     @field_validator("action", mode="before")
     @classmethod
