@@ -16,14 +16,13 @@ MEANS = {
     "entropy": "entropy",
     "clipped_fraction": "num_clipped",
     "limited_fraction": "num_limited",
-    "masked_fraction": "num_masked",
     "behaviour_weight_mean": "behaviour_weight",
     "kl_behaviour_prox": "kl_behaviour_prox",
     "kl_prox_current": "kl_prox_theta",
     "kl_reference": "kl_reference",
     "values_clipped_fraction": "num_values_clipped",
 }
-"""What each metric is the mean of."""
+"""What each metric is the mean of, over the actions that counted."""
 
 
 def measure_batch(batch: Batch) -> dict[str, float]:
@@ -73,14 +72,19 @@ class Tally:
         self._rate = lr
 
     def means(self, num_minibatches: int) -> dict[str, float]:
-        """Means over the actions that counted in a pass; the ESS as a share of them."""
+        """Means over the actions that counted in a pass; the ESS as a share of them.
+
+        What was masked is a share of these and of those that lay too far off before any pass.
+        """
         sums = self._sums
         kept = sums.get("num_kept", 0.0)
         names = {name: sums.get(source, 0.0) / kept if kept else 0.0 for name, source in MEANS.items()}
+        far = sums.get("num_far", 0.0)
         squared = sums.get("behaviour_weight_squared", 0.0) * kept
         return names | {
             "loss": sums.get("loss", 0.0) / num_minibatches,
             "value_loss": sums.get("value_loss", 0.0) / num_minibatches,
+            "masked_fraction": (sums.get("num_masked", 0.0) + far) / (kept + far) if kept + far else 0.0,
             "behaviour_ess": sums["behaviour_weight"] ** 2 / squared if squared else 0.0,
             "padding": sums.get("padding", 0.0),
             "grad_norm": max(self._norms),

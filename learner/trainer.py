@@ -61,12 +61,16 @@ class Taken:
 
 @dataclass(slots=True)
 class Work:
-    """A step under way. `old_values_A` and `targets_A` float[A] are the critic's, where there is one."""
+    """A step under way. `old_values_A` and `targets_A` float[A] are the critic's, where there is one.
+
+    far_A: bool[A], the actions left out for being too far from π_prox.
+    """
 
     step: int
     actions: Actions
     old_values_A: Tensor | None = None
     targets_A: Tensor | None = None
+    far_A: Tensor | None = None
     progress: float = 0.0
     tally: Tally = field(default_factory=Tally)
     watch: Stopwatch = field(default_factory=Stopwatch)
@@ -248,6 +252,7 @@ class Trainer:
             keep_A = torch.where(
                 learned_A, second_moment_mask(log_w_A, keep_A & learned_A, surrogate.threshold), keep_A
             )
+        work.far_A = actions.keep_A & ~keep_A
         work.actions = replace(actions, prox_logprobs_A=prox_A, keep_A=keep_A)
 
     def _scored(self, scorer: Scorer, passes: Iterable[MicroBatch], otherwise_A: Tensor) -> Tensor:
@@ -294,6 +299,7 @@ class Trainer:
         found.loss.backward()
         sums = {each.name: float(getattr(found, each.name).detach()) for each in fields(Objective)}
         sums["entropy"] = float(entropy_M[known.keep_A].sum())
+        sums["num_far"] = 0.0 if work.far_A is None else float(work.far_A[micro.index_M].sum())
         sums["padding"] = len(packed.tokens) - micro.num_tokens
         return sums | self._learn_values(micro, work)
 
