@@ -8,7 +8,6 @@ Legend: S trajectories of a batch, A actions of it, M actions of a micro-batch.
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, fields, replace
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -117,7 +116,7 @@ class Trainer:
         term) count in the mean and are left out of the passes; a minibatch of nothing else leaves the weights as they
         are.
         """
-        batch, statistics = Batch.of(groups), self._statistics()
+        batch, scale = Batch.of(groups), self._scale()
         work = self._begin(batch, step, version)
         minibatches = deal(batch, self._needed(work.actions), count=self._count, budget=self._budget)
         self._find_proximal(work, [micro for minibatch in minibatches for micro in minibatch.microbatches])
@@ -129,8 +128,9 @@ class Trainer:
             except TrainingError as error:
                 refused |= dict.fromkeys(minibatch.groups, str(error))
         if len(refused) == len(groups):
-            self._restore(*statistics)
+            self._restore(scale)
             raise TrainingError(next(iter(refused.values())))
+        self._estimator.keep()
         ages = measure_ages(work.actions.age_A, work.actions.keep_A, self._recipe.staleness.max)
         num_learned = sum(minibatch.groups[0] not in refused for minibatch in minibatches)
         measured = measure_batch(batch) | ages | work.tally.means(num_learned) | work.watch.seconds
@@ -144,12 +144,11 @@ class Trainer:
     def _budget(self) -> int:
         return self._recipe.learner.tokens_per_microbatch
 
-    def _statistics(self) -> tuple[dict[str, Any], dict[str, float]]:
-        """What a batch changes before any update: the estimator's memory and the critic's scale."""
-        return self._estimator.state(), {} if self._critic is None else self._critic.scale
+    def _scale(self) -> dict[str, float]:
+        """What a batch changes before any update: the critic's scale."""
+        return {} if self._critic is None else self._critic.scale
 
-    def _restore(self, estimator: dict[str, Any], scale: dict[str, float]) -> None:
-        self._estimator.load(estimator)
+    def _restore(self, scale: dict[str, float]) -> None:
         if self._critic is not None:
             self._critic.scale = scale
 
