@@ -22,6 +22,7 @@ from ..broker.lane import Delivery, Lane
 from ..broker.rollcall import Activity
 from ..broker.trajectory import Group
 from ..broker.weights import open_store
+from .batch import Batch
 from .checkpoint import CheckpointStore, LearnerState
 from .config import CheckpointConfig, EvaluationConfig
 from .dataset import Dataset
@@ -31,7 +32,7 @@ from .ledger import Ledger
 from .publisher import Publisher
 from .pupil import Pupil, Training
 from .recording import Lesson, Recording
-from .screen import is_constant, unfit
+from .screen import constant_groups, unfit
 from .solved import SolveRates
 from .source import GroupSource
 from .trainer import Taken
@@ -192,7 +193,8 @@ class Learner:
             taken = self._source.take(missing, timeout_s=settings.take_timeout_s, idle=self._idle)
             if not taken:
                 return []
-            constant = [place for place, each in enumerate(taken) if is_constant(each.group)][:room]
+            batch, shaping = Batch.of([each.group for each in taken]), self._settings.algorithm.shaping
+            constant = [place for place, flat in enumerate(constant_groups(batch, shaping)) if flat][:room]
             gathered += [each for place, each in enumerate(taken) if place not in constant]
             if constant:
                 self._replace([taken[place] for place in constant])

@@ -9,8 +9,9 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from torch import Tensor
 
+from .algorithm.config import ShapingConfig
 from .batch import Batch
-from .screen import is_constant
+from .screen import constant_groups
 
 MEANS = {
     "entropy": "entropy",
@@ -25,7 +26,7 @@ MEANS = {
 """What each metric is the mean of, over the actions that counted."""
 
 
-def measure_batch(batch: Batch) -> dict[str, float]:
+def measure_batch(batch: Batch, shaping: ShapingConfig) -> dict[str, float]:
     """Rewards, lengths and times of a batch; ages in seconds count from when its group was begun, queue and all."""
     groups = batch.groups
     age_s = np.array([time.time() - group.started_at for group in groups])
@@ -34,7 +35,7 @@ def measure_batch(batch: Batch) -> dict[str, float]:
         "length_mean": float(batch.lengths_S.double().mean()),
         "truncated_fraction": float(batch.truncated_S.double().mean()),
         "groups": len(groups),
-        "groups_without_variance": sum(map(is_constant, groups)),
+        "groups_without_variance": sum(constant_groups(batch, shaping)),
         "started_at": min(group.started_at for group in groups),
         "age_s_mean": float(age_s.mean()),
         "age_s_p95": float(np.quantile(age_s, 0.95)),

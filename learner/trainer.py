@@ -133,7 +133,12 @@ class Trainer:
         self._estimator.keep()
         ages = measure_ages(work.actions.age_A, work.actions.keep_A, self._recipe.staleness.max)
         num_learned = sum(minibatch.groups[0] not in refused for minibatch in minibatches)
-        measured = measure_batch(batch) | ages | work.tally.means(num_learned) | work.watch.seconds
+        measured = (
+            measure_batch(batch, self._recipe.algorithm.shaping)
+            | ages
+            | work.tally.means(num_learned)
+            | work.watch.seconds
+        )
         return Taken(measured, refused)
 
     @property

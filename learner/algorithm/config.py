@@ -262,7 +262,7 @@ class FiltersConfig(Part):
 
     constant: Literal["count", "replace"] = Field(
         "count",
-        description="groups whose rewards are all equal: count them in the loss, with advantage 0; or take others "
+        description="groups whose rewards are all equal, shaped: count them in the loss, with advantage 0; or take others "
         "in their place (dynamic sampling, DAPO)",
     )
     max_replaced: int = Field(
