@@ -22,17 +22,17 @@ from ..broker.lane import Delivery, Lane
 from ..broker.rollcall import Activity
 from ..broker.trajectory import Group
 from ..broker.weights import open_store
-from .batch import Batch
 from .checkpoint import CheckpointStore, LearnerState
 from .config import CheckpointConfig, EvaluationConfig
 from .dataset import Dataset
 from .evaluator import Evaluator
 from .feeder import Feeder, Flow
+from .intake import gather
 from .ledger import Ledger
 from .publisher import Publisher
 from .pupil import Pupil, Training
 from .recording import Lesson, Recording
-from .screen import constant_groups, unfit
+from .screen import unfit
 from .solved import SolveRates
 from .source import GroupSource
 from .trainer import Taken
@@ -45,11 +45,6 @@ MAX_REFUSED = 3
 """Batches in a row that no update could be made of, before the learner gives up."""
 
 MAX_TOLD = 5
-
-MANY_CONSTANT = (
-    "group after group has equal rewards, and teaches nothing; this step takes what comes (filters.max_replaced). "
-    "Are the problems too hard or too easy, or is the reward always the same?"
-)
 
 
 @dataclass(frozen=True)
@@ -144,7 +139,8 @@ class Learner:
         """Take a batch and learn from it; False if told to drain while waiting for it."""
         began = time.perf_counter()
         filtered = self._source.filtered
-        deliveries = self._gather()
+        came = gather(self._source, self._settings, idle=self._idle, pass_over=self._pass_over, warn=self._warn)
+        deliveries = came.deliveries
         if not deliveries:
             return False
         gathered = time.perf_counter()
@@ -168,7 +164,7 @@ class Learner:
         self._after_step(weights)
         timing = {"wait_s": gathered - began, "train_s": trained - gathered, "publish_s": publish_s}
         timing |= {"step_s": time.perf_counter() - began, "groups_filtered": self._source.filtered - filtered}
-        self._report_step(deliveries, taken.measured | timing)
+        self._report_step(deliveries, taken.measured | timing | came.rewards.means())
         return True
 
     def _learn(self, groups: list[Group[Any]]) -> Taken:
@@ -179,31 +175,7 @@ class Learner:
             self._recording.add(Lesson(self._pupil.step, version, self._pupil.resumes, groups), permit=self._permit)
         return taken
 
-    def _gather(self) -> list[Delivery]:
-        """The groups of a step; none if told to drain while waiting for them.
-
-        Where groups that teach nothing are replaced, they count as learned from, and others are waited for; but no more
-        than so many: a policy that always earns the same would be waited for in vain, and nothing be acknowledged.
-        """
-        settings, filters = self._settings.learner, self._settings.algorithm.filters
-        room = filters.max_replaced * settings.groups_per_step if filters.constant == "replace" else 0
-        gathered: list[Delivery] = []
-        while len(gathered) < settings.groups_per_step:
-            missing = settings.groups_per_step - len(gathered)
-            taken = self._source.take(missing, timeout_s=settings.take_timeout_s, idle=self._idle)
-            if not taken:
-                return []
-            batch, shaping = Batch.of([each.group for each in taken]), self._settings.algorithm.shaping
-            constant = [place for place, flat in enumerate(constant_groups(batch, shaping)) if flat][:room]
-            gathered += [each for place, each in enumerate(taken) if place not in constant]
-            if constant:
-                self._replace([taken[place] for place in constant])
-                room -= len(constant)
-                if not room:
-                    self._event(f"learner: {MANY_CONSTANT}", level="warning")
-        return gathered
-
-    def _replace(self, constant: list[Delivery]) -> None:
+    def _pass_over(self, constant: list[Delivery]) -> None:
         """Count groups that teach nothing as looked at, and issue others."""
         self._note_solved(constant)
         self._source.settle(constant, learned=False)
@@ -265,7 +237,7 @@ class Learner:
             began = began or self._evaluator.begin(step=self._pupil.step, version=self._pupil.version)
             self._publisher.ensure()
             if self._draining() or time.monotonic() > deadline:
-                self._event("learner: the last evaluation did not end in time", level="warning")
+                self._warn("the last evaluation did not end in time")
                 return
 
     def _publish_start(self) -> None:
@@ -317,7 +289,7 @@ class Learner:
     def _draining(self) -> bool:
         return self._bulletin.ordered() == DRAIN
 
-    def _report_step(self, deliveries: Sequence[Delivery], measured: dict[str, float]) -> None:
+    def _report_step(self, deliveries: Sequence[Delivery], measured: dict[str, Any]) -> None:
         record: dict[str, Any] = {
             "kind": "step",
             "time": time.time(),
@@ -326,7 +298,6 @@ class Learner:
             "version": self._pupil.version,
             "epoch": self._epoch,
             "prompt_ids": [delivery.group.prompt_id for delivery in deliveries],
-            "reward_parts": _mean_parts(deliveries),
             "groups_waiting": self._source.num_waiting,
         }
         self._bulletin.report(record | measured)
@@ -346,16 +317,9 @@ class Learner:
             "outstanding": self._source.outstanding(self._lane.listing()),
         }
 
+    def _warn(self, text: str) -> None:
+        self._event(f"learner: {text}", level="warning")
+
     def _event(self, text: str, level: str = "info") -> None:
         logger.info("%s", text)
         self._bulletin.report({"kind": "event", "time": time.time(), "level": level, "text": text})
-
-
-def _mean_parts(deliveries: Sequence[Delivery]) -> dict[str, float]:
-    """The mean of each named part of the reward, over the trajectories that have it."""
-    parts: dict[str, list[float]] = {}
-    for delivery in deliveries:
-        for trajectory in delivery.group.trajectories:
-            for name, value in trajectory.reward_parts.items():
-                parts.setdefault(name, []).append(value)
-    return {name: sum(values) / len(values) for name, values in parts.items()}

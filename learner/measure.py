@@ -4,11 +4,14 @@ Legend: A actions of a batch.
 """
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from statistics import fmean
+from typing import Any
 
 import numpy as np
 from torch import Tensor
 
+from ..broker.trajectory import Group
 from .algorithm.config import ShapingConfig
 from .batch import Batch
 from .screen import constant_groups
@@ -29,9 +32,11 @@ MEANS = {
 def measure_batch(batch: Batch, shaping: ShapingConfig) -> dict[str, float]:
     """Rewards, lengths and times of a batch; ages in seconds count from when its group was begun, queue and all."""
     groups = batch.groups
+    reward = fmean(trajectory.reward for trajectory in batch.trajectories)
     age_s = np.array([time.time() - group.started_at for group in groups])
     return {
-        "reward_mean": float(np.mean([trajectory.reward for trajectory in batch.trajectories])),
+        "reward_mean": reward,
+        "reward_learned_mean": reward,
         "length_mean": float(batch.lengths_S.double().mean()),
         "truncated_fraction": float(batch.truncated_S.double().mean()),
         "groups": len(groups),
@@ -42,6 +47,25 @@ def measure_batch(batch: Batch, shaping: ShapingConfig) -> dict[str, float]:
         "age_s_max": float(age_s.max()),
         "queue_s_mean": float(np.mean([time.time() - group.finished_at for group in groups])),
     }
+
+
+class RewardTally:
+    """The rewards of groups as they come, whether they are learned from or not."""
+
+    def __init__(self) -> None:
+        self._rewards: list[float] = []
+        self._parts: dict[str, list[float]] = {}
+
+    def add(self, groups: Iterable[Group[Any]]) -> None:
+        for trajectory in (trajectory for group in groups for trajectory in group.trajectories):
+            self._rewards.append(trajectory.reward)
+            for name, value in trajectory.reward_parts.items():
+                self._parts.setdefault(name, []).append(value)
+
+    def means(self) -> dict[str, Any]:
+        """The mean reward, and that of each named part over the trajectories that have it."""
+        parts = {name: fmean(values) for name, values in self._parts.items()}
+        return {"reward_mean": fmean(self._rewards), "reward_parts": parts}
 
 
 def measure_ages(age_A: Tensor, keep_A: Tensor, bound: int) -> dict[str, float]:

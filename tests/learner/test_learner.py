@@ -404,6 +404,9 @@ def test_groups_that_teach_nothing_are_replaced(client: Client, run: str, tmp_pa
         Learner(settings, client).run()
     steps = records(client, run, "step")
     assert all(len(record["prompt_ids"]) == 2 and record["groups_without_variance"] == 0 for record in steps)
+    for record in steps:  # the reward is of all that came; that of the groups passed over is 1
+        passed = record["groups_filtered"]
+        assert record["reward_mean"] == pytest.approx((2 * record["reward_learned_mean"] + passed) / (2 + passed))
     trained = [number for record in [*steps[:2], *steps[3:]] for number in record["prompt_ids"]]
     assert len(trained) == len(set(trained)) == 12 and not any(number % 3 == 0 for number in trained)
     (final,) = records(client, run, "final")
