@@ -46,6 +46,9 @@ MAX_REFUSED = 3
 
 MAX_TOLD = 5
 
+MAX_UNCOVERED = 2
+"""Groups that Redis may hold for want of a checkpoint, over those that are learned from between two of them."""
+
 
 @dataclass(frozen=True)
 class LearnerSettings(Training):
@@ -176,10 +179,16 @@ class Learner:
         return taken
 
     def _pass_over(self, constant: list[Delivery]) -> None:
-        """Count groups that teach nothing as looked at, and issue others."""
+        """Count groups that teach nothing as looked at, and issue others.
+
+        Many may come between two steps, and Redis holds each until a checkpoint covers it.
+        """
         self._note_solved(constant)
         self._source.settle(constant, learned=False)
         self._top_up()
+        between = self._settings.learner.groups_per_step * self._settings.checkpoint.every_steps
+        if self._source.num_uncovered > MAX_UNCOVERED * between:
+            self._checkpoint(self._pupil.weights())
 
     def _note_solved(self, deliveries: list[Delivery]) -> None:
         for group in (delivery.group for delivery in deliveries):

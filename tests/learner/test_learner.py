@@ -433,6 +433,37 @@ def test_a_run_whose_groups_all_teach_nothing_goes_on_and_says_so(client: Client
     assert len(told) == 2 and "teaches nothing" in told[0]
 
 
+def test_redis_does_not_fill_with_groups_that_teach_nothing(client: Client, run: str, tmp_path: Path) -> None:
+    """The first 60 teach nothing. B = 2 and a checkpoint every 2 steps: more than 8 of them without one make one, at
+    step 0 and within the step, and the learner dies there."""
+    replace = AlgorithmConfig.model_validate({"filters": {"constant": "replace", "max_replaced": 100}})
+    settings = dataclasses.replace(settings_of(run, tmp_path), algorithm=replace, evaluation=NO_EVALUATION)
+    held, lane = [0], Lane(client, run, "train")
+
+    def spoils(number: int) -> bool:
+        held.append(lane.depth().groups)
+        return number < 60
+
+    first = Learner(settings, client)
+    first._draining = lambda: len(first._source.ledger) > 20  # type: ignore[method-assign]
+    with rollout(client, run, tmp_path, spoils=spoils, spoilt=without_variance):
+        first._begin()
+        assert not first._one_step()
+        leave(first)
+        snapshot = CheckpointStore(tmp_path / "checkpoints", keep=2).load_latest()
+        assert snapshot is not None and snapshot.state.step == 0
+        assert 8 < snapshot.state.filtered == sum(end - start for start, end in snapshot.state.trained)
+        Learner(settings, client).run()
+    assert max(held) <= 2 * (8 + 2) + 6 + 2, "of two checkpoints, outstanding, and of the batch at hand"
+    steps = records(client, run, "step")
+    assert [record["step"] for record in steps] == [1, 2, 3, 4, 5, 6]
+    trained = [number for record in steps for number in record["prompt_ids"]]
+    assert sorted(trained) == list(range(60, 72))
+    (final,) = records(client, run, "final")
+    assert (final["groups_trained"], final["groups_filtered"], final["groups_lost"]) == (12, 60, 0)
+    assert final["outstanding"] == 0 and lane.depth().groups == 0
+
+
 def test_rows_that_are_always_answered_rightly_are_issued_no_more(client: Client, run: str, tmp_path: Path) -> None:
     """Two of eight rows are: after their first answers they are passed over, over a death too."""
     rows = tmp_path / "rows.jsonl"
