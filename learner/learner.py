@@ -42,7 +42,7 @@ logger = logging.getLogger(__name__)
 FINAL_EVALUATION_S = 300.0
 EVALUATION_TICK_S = 0.5
 MAX_REFUSED = 3
-"""Batches in a row that no update could be made of, before the learner gives up."""
+"""Batches in a row that no update could be made of, or of less than half, before the learner gives up."""
 
 MAX_TOLD = 5
 
@@ -120,6 +120,7 @@ class Learner:
         )
         self._publisher = Publisher(self._weights, self._pupil.adapter_config(), epoch=self._epoch)
         self._refused = 0
+        self._num_refused = 0
         self._num_unfit = 0
 
     def run(self) -> None:
@@ -153,7 +154,7 @@ class Learner:
             self._refused += 1
             self._refuse(deliveries, str(error))
             return True
-        self._refused = 0
+        self._refused = self._refused + 1 if 2 * len(taken.refused) > len(deliveries) else 0
         for cause in dict.fromkeys(taken.refused.values()):
             self._refuse([deliveries[place] for place, why in taken.refused.items() if why == cause], cause)
         deliveries = [each for place, each in enumerate(deliveries) if place not in taken.refused]
@@ -198,6 +199,7 @@ class Learner:
         """Dead-letter groups that cannot be learned from; raises TrainingError when batch after batch is like that."""
         if self._refused >= MAX_REFUSED:
             raise TrainingError(f"{cause}; {self._refused} batches in a row were like that")
+        self._num_refused += len(deliveries)
         self._source.reject(deliveries, cause)
         self._feeder.look_again()  # a group that Redis had forgotten leaves no dead letter
         prompts = ", ".join(str(each.group.prompt_id) for each in deliveries[:8])
@@ -308,7 +310,9 @@ class Learner:
             "epoch": self._epoch,
             "prompt_ids": [delivery.group.prompt_id for delivery in deliveries],
             "groups_waiting": self._source.num_waiting,
+            "groups_refused": self._num_refused,
         }
+        self._num_refused = 0
         self._bulletin.report(record | measured)
 
     def _final_record(self, finished: bool) -> dict[str, Any]:

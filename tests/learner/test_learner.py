@@ -4,7 +4,7 @@ import dataclasses
 import json
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -388,6 +388,46 @@ def test_each_refused_group_is_dead_lettered_with_its_own_cause(
         learner.run()
     letters = {letter.position: letter.cause for letter in DeadLetters(client, run, "train").list()}
     assert letters == refused
+
+
+def refusing(learner: Learner, monkeypatch: pytest.MonkeyPatch, *places: Sequence[int]) -> None:
+    """Has the steps refuse the groups at these places, the last of them for ever."""
+    take, left = learner._pupil._trainer.step, list(places)
+
+    def step(*given: Any, **named: Any) -> Taken:
+        refused = left.pop(0) if len(left) > 1 else left[0]
+        return Taken(take(*given, **named).measured, dict.fromkeys(refused, "the loss is nan"))
+
+    monkeypatch.setattr(learner._pupil._trainer, "step", step)
+
+
+def test_steps_that_refuse_most_of_their_groups_end_the_learner(
+    client: Client, run: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Three in a row: the second of these does not count, as it learns from two of three."""
+    learner = Learner(settings_of(run, tmp_path, groups_per_step=3), client)
+    refusing(learner, monkeypatch, [0, 1], [0], [0, 1])
+    with (
+        rollout(client, run, tmp_path),
+        pytest.raises(TrainingError, match=r"the loss is nan; 3 batches in a row were like that"),
+    ):
+        learner.run()
+    leave(learner)
+    counted = [(record["step"], record["groups_refused"]) for record in records(client, run, "step")]
+    assert counted == [(1, 2), (2, 1), (3, 2), (4, 2)]
+
+
+def test_steps_that_refuse_a_group_go_on_and_count_it(
+    client: Client, run: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    learner = Learner(settings_of(run, tmp_path), client)
+    refusing(learner, monkeypatch, [1])
+    with rollout(client, run, tmp_path):
+        learner.run()
+    steps = records(client, run, "step")
+    assert [(len(record["prompt_ids"]), record["groups_refused"]) for record in steps] == [(1, 1)] * 6
+    (final,) = records(client, run, "final")
+    assert (final["groups_trained"], final["dead_letters"], final["groups_lost"]) == (6, 6, 0)
 
 
 def without_variance(group: Group) -> Group:
