@@ -3,7 +3,7 @@
 import difflib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar, get_args
+from typing import Any, TypeVar
 
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -25,6 +25,7 @@ from ..learner.config import (
 )
 from ..rewards.config import RewardsConfig
 from ..rollout.config import RolloutConfig
+from .parts import keys_and_models, without_renamed
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -68,6 +69,24 @@ class RunConfig(BaseModel):
             )
         return self
 
+    @model_validator(mode="after")
+    def _lengths_fit_the_answers(self) -> "RunConfig":
+        """Those that are left out are the greatest length of an answer."""
+        longest = self.rollout.sampling.max_tokens
+        self.algorithm = self.algorithm.with_lengths(longest)
+        overlong = self.algorithm.shaping.overlong
+        if overlong is None or overlong.max_length is None:
+            return self
+        begins, key = overlong.max_length - overlong.buffer, "algorithm.shaping.overlong"
+        if begins < 0:
+            raise ValueError(f"{key}.buffer ({overlong.buffer}) must not exceed its max_length ({overlong.max_length})")
+        if begins >= longest and self.rollout.workflow == "single_turn":
+            raise ValueError(
+                f"{key} begins after {begins} tokens (max_length {overlong.max_length} less buffer {overlong.buffer}), and "
+                f"no answer has more than rollout.sampling.max_tokens ({longest}): leave max_length out, or lower it"
+            )
+        return self
+
     @property
     def path(self) -> Path:
         """The run directory."""
@@ -97,9 +116,10 @@ class WarmstartFile(BaseModel):
 def load_run_config(path: Path, overrides: Sequence[str] = (), *, resolved: bool = False) -> RunConfig:
     """The checked configuration of a run, files in it found relative to the YAML's folder. Raises ConfigError.
 
-    In a resolved one, which spells out every default, a part that an override gives another `name` begins from its own.
+    Where an override gives a part another `name`, what the file says for the former part alone is left out; of a resolved
+    file, which spells out every default, all that it says of that part.
     """
-    tree = _load(path, overrides, resolved=resolved)
+    tree = _load(path, overrides, RunConfig, resolved=resolved)
     tree.setdefault("run", path.stem)
     config = validated(RunConfig, tree, path)
     if config.cluster.address is not None and config.broker.url is None:
@@ -119,19 +139,19 @@ def load_run_config(path: Path, overrides: Sequence[str] = (), *, resolved: bool
 
 def load_warmstart_config(path: Path, overrides: Sequence[str] = ()) -> WarmstartConfig:
     """The checked configuration of a warm start, its output relative to the YAML's folder. Raises ConfigError."""
-    config = validated(WarmstartFile, _load(path, overrides), path).warmstart
+    config = validated(WarmstartFile, _load(path, overrides, WarmstartFile), path).warmstart
     config.output = path.resolve().parent / config.output
     return config
 
 
 def load_broker_config(path: Path) -> BrokerConfig:
     """What a run's config.yaml says of the broker, whatever the rest of it says. Raises ConfigError."""
-    return validated(BrokerPart, _load(path, ()), path).broker
+    return validated(BrokerPart, _load(path, (), BrokerPart), path).broker
 
 
 def load_model_config(path: Path) -> ModelConfig:
     """What a run's config.yaml says of the model, whatever the rest of it says. Raises ConfigError."""
-    return validated(ModelPart, _load(path, ()), path).model
+    return validated(ModelPart, _load(path, (), ModelPart), path).model
 
 
 def to_yaml(config: BaseModel) -> str:
@@ -149,7 +169,7 @@ def validated(model: type[Model], tree: Mapping[str, Any], path: Path) -> Model:
         raise ConfigError("\n".join(f"{path}: {wrong}" for wrong in wrongs)) from error
 
 
-def _load(path: Path, overrides: Sequence[str], *, resolved: bool = False) -> dict[str, Any]:
+def _load(path: Path, overrides: Sequence[str], model: type[BaseModel], *, resolved: bool = False) -> dict[str, Any]:
     if not path.is_file():
         near = difflib.get_close_matches(path.name, [file.name for file in path.parent.glob("*.yaml")], n=1)
         hint = f"; did you mean {path.parent / near[0]}?" if near else ""
@@ -159,8 +179,8 @@ def _load(path: Path, overrides: Sequence[str], *, resolved: bool = False) -> di
         raise ConfigError(f"override {wrong[0]!r} is not of the form key=value, as in learner.steps=20")
     try:
         written, given = OmegaConf.load(path), OmegaConf.from_dotlist(list(overrides))
-        if resolved:
-            _forget_renamed(written, given)
+        if OmegaConf.is_dict(written):
+            written = without_renamed(_plain(written), _plain(given), model, resolved=resolved)
         merged = OmegaConf.merge(written, given)
         tree = OmegaConf.to_container(merged, resolve=True)
     except (OmegaConfBaseException, YAMLError, TypeError, ValueError, OSError) as error:
@@ -170,23 +190,17 @@ def _load(path: Path, overrides: Sequence[str], *, resolved: bool = False) -> di
     return {str(key): value for key, value in tree.items()}
 
 
-def _forget_renamed(written: Any, given: Any) -> None:
-    """Empty every mapping that is given another `name`: the rest of it is the defaults of what it was."""
-    for key in given:
-        if not OmegaConf.is_dict(given[key]) or not OmegaConf.is_dict(written.get(key)):
-            continue
-        if given[key].get("name") not in (None, written[key].get("name")):
-            written[key] = {}
-        else:
-            _forget_renamed(written[key], given[key])
+def _plain(tree: Any) -> Any:
+    """The tree as it is written, in dictionaries and lists."""
+    return OmegaConf.to_container(tree, resolve=False)
 
 
 def _explain(model: type[BaseModel], wrong: Any) -> str:
-    *names, last = _keys(model, wrong["loc"])[0] or [""]
+    *names, last = keys_and_models(model, wrong["loc"])[0] or [""]
     key = ".".join([*names, last])
     if wrong["type"] == "extra_forbidden":
         prefix = "".join(name + "." for name in names)
-        known = [field for kind in _keys(model, wrong["loc"][:-1])[1] for field in kind.model_fields]
+        known = [field for kind in keys_and_models(model, wrong["loc"][:-1])[1] for field in kind.model_fields]
         return f"unknown key {key}; {_hint(last, known, prefix)}"
     if wrong["type"] == "union_tag_invalid":
         known = [tag.strip("'") for tag in wrong["ctx"]["expected_tags"].split(", ")]
@@ -201,28 +215,6 @@ def _explain(model: type[BaseModel], wrong: Any) -> str:
 def _hint(seen: str, known: Sequence[str], prefix: str = "") -> str:
     near = difflib.get_close_matches(seen, known, n=1, cutoff=0.5)
     return f"did you mean {prefix}{near[0]}?" if near else f"known here: {', '.join(known)}"
-
-
-def _keys(model: type[BaseModel], location: Sequence[str | int]) -> tuple[list[str], list[type[BaseModel]]]:
-    """The keys of a location, without the tags by which pydantic tells the members of a union, and the models there."""
-    keys: list[str] = []
-    kinds: list[type[BaseModel]] = [model]
-    for part in location:
-        tagged = [kind for kind in kinds if "name" in kind.model_fields and kind.model_fields["name"].default == part]
-        if len(kinds) > 1 and tagged:
-            kinds = tagged
-            continue
-        keys.append(str(part))
-        if isinstance(part, str):
-            fields = [kind.model_fields[part] for kind in kinds if part in kind.model_fields]
-            found = [each for field in fields for each in (field.annotation, *_nested(field.annotation))]
-            kinds = [kind for kind in found if isinstance(kind, type) and issubclass(kind, BaseModel)]
-    return keys, kinds
-
-
-def _nested(annotation: Any) -> list[Any]:
-    inner = list(get_args(annotation))
-    return inner + [deeper for kind in inner for deeper in _nested(kind)]
 
 
 def _found_folder(name: str, folder: Path) -> str:

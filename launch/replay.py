@@ -20,7 +20,7 @@ from .records import Record, number, surviving_steps
 from .rundir import CONFIG, METRICS, hold, read_metrics, replace
 from .screen import DASH, Screen, Table, plural, to_json
 
-COMPARED = ("reward_mean", "loss", "kl_behaviour_prox", "kl_prox_current", "kl_reference", "grad_norm")
+COMPARED = ("reward_learned_mean", "loss", "kl_behaviour_prox", "kl_prox_current", "kl_reference", "grad_norm")
 
 
 @dataclass(frozen=True, slots=True)

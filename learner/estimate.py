@@ -33,7 +33,10 @@ PER_TRAJECTORY: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 
 
 class Estimator:
-    """Turns the rewards of a batch into advantages; `identity` tells which row of the data set a position issued."""
+    """Turns the rewards of a batch into advantages; `identity` tells which row of the data set a position issued.
+
+    What is learned of the rows is kept when the step has been taken: `keep`.
+    """
 
     def __init__(self, config: AlgorithmConfig, identity: Callable[[int], Key]) -> None:
         self._config = config
@@ -76,6 +79,11 @@ class Estimator:
         advantages_A, returns_A = gae(reward_A, values_A, segments_A, gamma_A=gamma_A, lam=config.lam)
         return batch_normalised(advantages_A, keep_A) if config.normalise else advantages_A, returns_A
 
+    def keep(self) -> None:
+        """Remember the rewards of the batch that advantages were given for last, now that a step has been made of it."""
+        if self._memory is not None:
+            self._memory.keep()
+
     def state(self) -> dict[str, Any]:
         """What a resumed run must know, as JSON values."""
         return {} if self._memory is None else self._memory.state()
@@ -96,7 +104,7 @@ class Estimator:
         if self._memory is None:
             return PER_TRAJECTORY[self._config.advantage.name](reward_S, batch.group_ids_S)
         rows = [self._identity(group.prompt_id) for group in batch.groups]
-        return self._memory.update([rows[place] for place in batch.group_ids_S.tolist()], reward_S)
+        return self._memory.compare([rows[place] for place in batch.group_ids_S.tolist()], reward_S)
 
     def _reinforce_pp(self, batch: Batch, reward_S: Tensor, penalty_A: Tensor, keep_A: Tensor) -> Tensor:
         config = self._config.advantage
@@ -112,7 +120,9 @@ def shaped_rewards(batch: Batch, config: ShapingConfig) -> Tensor:
     reward_S = shaped(batch.rewards_S, scale=config.scale, bias=config.bias, clip=config.clip)
     if config.overlong is None:
         return reward_S
-    overlong = config.overlong
+    overlong, longest = config.overlong, config.overlong.max_length
+    if longest is None:
+        raise ValueError("shaping.overlong.max_length is not known; AlgorithmConfig.with_lengths fills it in")
     return reward_S + overlong_penalty(
-        batch.lengths_S, max_length=overlong.max_length, buffer=overlong.buffer, factor=overlong.factor
+        batch.lengths_S, max_length=longest, buffer=overlong.buffer, factor=overlong.factor
     )

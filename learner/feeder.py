@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 
 from ..broker.errors import TooManyDeadLetters
 from ..broker.lane import Lane, Listing
@@ -10,6 +11,22 @@ from .dataset import Dataset
 from .source import GroupSource
 
 logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Flow:
+    """What bounds the prompts of a run.
+
+    max_outstanding:  (η + 1)·B, of prompts not completed and groups not trained.
+    max_dead_letters: with more than these, none are issued.
+    group_size:       answers to each (G).
+    epoch:            of the learner that issues them.
+    """
+
+    max_outstanding: int
+    max_dead_letters: int
+    group_size: int
+    epoch: int
 
 
 class Feeder:
@@ -24,22 +41,16 @@ class Feeder:
         lane: Lane,
         dataset: Dataset,
         source: GroupSource,
+        flow: Flow,
         *,
-        max_outstanding: int,
-        max_dead_letters: int,
-        group_size: int,
-        epoch: int,
         teaches: Callable[[int], bool] = lambda position: True,
     ) -> None:
         """`teaches` says whether the row at a position is worth issuing; others are passed over, and count as looked at."""
-        self._teaches = teaches
         self._lane = lane
         self._dataset = dataset
         self._source = source
-        self._max_outstanding = max_outstanding
-        self._max_dead_letters = max_dead_letters
-        self._group_size = group_size
-        self._epoch = epoch
+        self._flow = flow
+        self._teaches = teaches
         self._server = ""
         self._lost: list[int] = []
 
@@ -49,25 +60,25 @@ class Feeder:
         Dead letters that are to be tried again go first, then what was lost, then new positions. Returns how many.
         Raises Fenced, and TooManyDeadLetters.
         """
-        listing = self._lane.listing()
-        if listing.dead > self._max_dead_letters:
+        flow, listing = self._flow, self._lane.listing()
+        if listing.dead > flow.max_dead_letters:
             raise TooManyDeadLetters(
                 f"{listing.dead} prompts of this run are dead letters, more than broker.max_dead_letters "
-                f"({self._max_dead_letters}): `areal dead list` tells why. Mend it, retry or drop them, and run again"
+                f"({flow.max_dead_letters}): `areal dead list` tells why. Mend it, retry or drop them, and run again"
             )
         if listing.server != self._server:
             self._find_lost(listing)
-        room = min(self._max_outstanding, needed) - self._source.outstanding(listing)
+        room = min(flow.max_outstanding, needed) - self._source.outstanding(listing)
         if room <= 0:
             return 0
         resumed = min(room, listing.again)
-        self._lane.resume(resumed, waiting=listing.again, epoch=self._epoch)
+        self._lane.resume(resumed, waiting=listing.again, epoch=flow.epoch)
         self._lost = [position for position in self._lost if position not in self._source.ledger]
         lost = self._lost[: room - resumed]
-        self._lane.reissue(self._prompts(lost, version), epoch=self._epoch)
+        self._lane.reissue(self._prompts(lost, version), epoch=flow.epoch)
         self._lost = self._lost[len(lost) :]
         fresh = self._fresh(listing.issued, room - resumed - len(lost))
-        self._lane.issue(self._prompts(fresh, version), after=listing.issued, epoch=self._epoch)
+        self._lane.issue(self._prompts(fresh, version), after=listing.issued, epoch=flow.epoch)
         return resumed + len(lost) + len(fresh)
 
     def look_again(self) -> None:
@@ -107,4 +118,4 @@ class Feeder:
         return self._source.ledger.next_free(position)
 
     def _prompts(self, positions: Iterable[int], version: int) -> list[Prompt]:
-        return [Prompt(p, version, self._group_size, self._dataset.train_row(p)) for p in positions]
+        return [Prompt(p, version, self._flow.group_size, self._dataset.train_row(p)) for p in positions]

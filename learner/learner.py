@@ -23,14 +23,15 @@ from ..broker.weights import open_store
 from .checkpoint import LearnerState
 from .dataset import Dataset
 from .evaluator import Evaluator
-from .feeder import Feeder
+from .feeder import Feeder, Flow
+from .intake import gather
 from .ledger import Ledger
 from .muster import lead
 from .publisher import Publisher
 from .pupil import Pupil
 from .ranks import ALONE, LOOPBACK, Ranks
 from .recording import Lesson, Recording
-from .screen import is_constant, unfit
+from .screen import unfit
 from .settings import LearnerSettings
 from .solved import SolveRates
 from .source import GroupSource
@@ -41,14 +42,12 @@ logger = logging.getLogger(__name__)
 FINAL_EVALUATION_S = 300.0
 EVALUATION_TICK_S = 0.5
 MAX_REFUSED = 3
-"""Batches in a row that no update could be made of, before the learner gives up."""
+"""Batches in a row that no update could be made of, or of less than half, before the learner gives up."""
 
 MAX_TOLD = 5
 
-MANY_CONSTANT = (
-    "group after group has equal rewards, and teaches nothing; this step takes what comes (filters.max_replaced). "
-    "Are the problems too hard or too easy, or is the reward always the same?"
-)
+MAX_UNCOVERED = 2
+"""Groups that Redis may hold for want of a checkpoint, over those that are learned from between two of them."""
 
 
 class Learner:
@@ -96,10 +95,12 @@ class Learner:
             self._lane,
             dataset,
             self._source,
-            max_outstanding=(settings.staleness.max + 1) * settings.learner.groups_per_step,
-            max_dead_letters=settings.broker.max_dead_letters,
-            group_size=settings.group_size,
-            epoch=self._epoch,
+            Flow(
+                max_outstanding=(settings.staleness.max + 1) * settings.learner.groups_per_step,
+                max_dead_letters=settings.broker.max_dead_letters,
+                group_size=settings.group_size,
+                epoch=self._epoch,
+            ),
             teaches=self._solved.teaches,
         )
         self._evaluator = Evaluator(
@@ -117,6 +118,7 @@ class Learner:
             shared=not settings.leader_publishes,
         )
         self._refused = 0
+        self._num_refused = 0
         self._num_unfit = 0
 
     def _mustered(self, host: str) -> Ranks:
@@ -146,7 +148,8 @@ class Learner:
         """Take a batch and learn from it; False if told to drain while waiting for it."""
         began = time.perf_counter()
         filtered = self._source.filtered
-        deliveries = self._gather()
+        came = gather(self._source, self._settings, idle=self._idle, pass_over=self._pass_over, warn=self._warn)
+        deliveries = came.deliveries
         if not deliveries:
             return False
         gathered = time.perf_counter()
@@ -156,7 +159,7 @@ class Learner:
             self._refused += 1
             self._refuse(deliveries, str(error))
             return True
-        self._refused = 0
+        self._refused = self._refused + 1 if 2 * len(taken.refused) > len(deliveries) else 0
         for cause in dict.fromkeys(taken.refused.values()):
             self._refuse([deliveries[place] for place, why in taken.refused.items() if why == cause], cause)
         deliveries = [each for place, each in enumerate(deliveries) if place not in taken.refused]
@@ -170,7 +173,7 @@ class Learner:
         self._after_step(weights)
         timing = {"wait_s": gathered - began, "train_s": trained - gathered, "publish_s": publish_s}
         timing |= {"step_s": time.perf_counter() - began, "groups_filtered": self._source.filtered - filtered}
-        self._report_step(deliveries, taken.measured | timing)
+        self._report_step(deliveries, taken.measured | timing | came.rewards.means())
         return True
 
     def _learn(self, groups: list[Group[Any]]) -> Taken:
@@ -181,34 +184,17 @@ class Learner:
             self._recording.add(Lesson(self._pupil.step, version, self._pupil.resumes, groups), permit=self._permit)
         return taken
 
-    def _gather(self) -> list[Delivery]:
-        """The groups of a step; none if told to drain while waiting for them.
+    def _pass_over(self, constant: list[Delivery]) -> None:
+        """Count groups that teach nothing as looked at, and issue others.
 
-        Where groups that teach nothing are replaced, they count as learned from, and others are waited for; but no more
-        than so many: a policy that always earns the same would be waited for in vain, and nothing be acknowledged.
+        Many may come between two steps, and Redis holds each until a checkpoint covers it.
         """
-        settings, filters = self._settings.learner, self._settings.algorithm.filters
-        room = filters.max_replaced * settings.groups_per_step if filters.constant == "replace" else 0
-        gathered: list[Delivery] = []
-        while len(gathered) < settings.groups_per_step:
-            missing = settings.groups_per_step - len(gathered)
-            taken = self._source.take(missing, timeout_s=settings.take_timeout_s, idle=self._idle)
-            if not taken:
-                return []
-            constant = [place for place, each in enumerate(taken) if is_constant(each.group)][:room]
-            gathered += [each for place, each in enumerate(taken) if place not in constant]
-            if constant:
-                self._replace([taken[place] for place in constant])
-                room -= len(constant)
-                if not room:
-                    self._event(f"learner: {MANY_CONSTANT}", level="warning")
-        return gathered
-
-    def _replace(self, constant: list[Delivery]) -> None:
-        """Count groups that teach nothing as looked at, and issue others."""
         self._note_solved(constant)
         self._source.settle(constant, learned=False)
         self._top_up()
+        between = self._settings.learner.groups_per_step * self._settings.checkpoint.every_steps
+        if self._source.num_uncovered > MAX_UNCOVERED * between:
+            self._checkpoint(self._copied_weights())
 
     def _note_solved(self, deliveries: list[Delivery]) -> None:
         for group in (delivery.group for delivery in deliveries):
@@ -218,6 +204,7 @@ class Learner:
         """Dead-letter groups that cannot be learned from; raises TrainingError when batch after batch is like that."""
         if self._refused >= MAX_REFUSED:
             raise TrainingError(f"{cause}; {self._refused} batches in a row were like that")
+        self._num_refused += len(deliveries)
         self._source.reject(deliveries, cause)
         self._feeder.look_again()  # a group that Redis had forgotten leaves no dead letter
         prompts = ", ".join(str(each.group.prompt_id) for each in deliveries[:8])
@@ -268,7 +255,7 @@ class Learner:
             began = began or self._evaluator.begin(step=self._pupil.step, version=self._pupil.version)
             self._publisher.ensure()
             if self._draining() or time.monotonic() > deadline:
-                self._event("learner: the last evaluation did not end in time", level="warning")
+                self._warn("the last evaluation did not end in time")
                 return
 
     def _publish_start(self) -> None:
@@ -324,7 +311,7 @@ class Learner:
     def _draining(self) -> bool:
         return self._bulletin.ordered() == DRAIN
 
-    def _report_step(self, deliveries: Sequence[Delivery], measured: dict[str, float]) -> None:
+    def _report_step(self, deliveries: Sequence[Delivery], measured: dict[str, Any]) -> None:
         record: dict[str, Any] = {
             "kind": "step",
             "time": time.time(),
@@ -333,9 +320,10 @@ class Learner:
             "version": self._pupil.version,
             "epoch": self._epoch,
             "prompt_ids": [delivery.group.prompt_id for delivery in deliveries],
-            "reward_parts": _mean_parts(deliveries),
             "groups_waiting": self._source.num_waiting,
+            "groups_refused": self._num_refused,
         }
+        self._num_refused = 0
         self._bulletin.report(record | measured)
 
     def _final_record(self, finished: bool) -> dict[str, Any]:
@@ -353,16 +341,9 @@ class Learner:
             "outstanding": self._source.outstanding(self._lane.listing()),
         }
 
+    def _warn(self, text: str) -> None:
+        self._event(f"learner: {text}", level="warning")
+
     def _event(self, text: str, level: str = "info") -> None:
         logger.info("%s", text)
         self._bulletin.report({"kind": "event", "time": time.time(), "level": level, "text": text})
-
-
-def _mean_parts(deliveries: Sequence[Delivery]) -> dict[str, float]:
-    """The mean of each named part of the reward, over the trajectories that have it."""
-    parts: dict[str, list[float]] = {}
-    for delivery in deliveries:
-        for trajectory in delivery.group.trajectories:
-            for name, value in trajectory.reward_parts.items():
-                parts.setdefault(name, []).append(value)
-    return {name: sum(values) / len(values) for name, values in parts.items()}

@@ -3,6 +3,9 @@
 from typing import Any
 
 from ..broker.trajectory import Group, TokenTrajectory
+from .algorithm.config import ShapingConfig
+from .batch import Batch
+from .estimate import shaped_rewards
 
 
 def unfit(group: Group[Any], vocab_size: int) -> str | None:
@@ -18,6 +21,10 @@ def unfit(group: Group[Any], vocab_size: int) -> str | None:
     return None
 
 
-def is_constant(group: Group[Any]) -> bool:
-    """Whether all rewards of the group are equal, so that it says nothing of what is better."""
-    return bool(group.rewards.min() == group.rewards.max())
+def constant_groups(batch: Batch, shaping: ShapingConfig) -> list[bool]:
+    """Of each group, whether all its rewards are equal as they are learned from, so that it says nothing of what is better.
+
+    That is shaped, and before any KL term.
+    """
+    sizes = [len(group.trajectories) for group in batch.groups]
+    return [bool(reward_G.min() == reward_G.max()) for reward_G in shaped_rewards(batch, shaping).split(sizes)]

@@ -54,6 +54,7 @@ class GroupSource:
         self._ready: list[tuple[int, str, Delivery]] = []
         self._held: dict[int, list[Receipt]] = {}  # of the positions that wait or are being trained
         self._settled: dict[str, Receipt] = {}
+        self._covered: set[str] = set()  # of those settled, what the newest checkpoint covers, durable yet or not
         self._changed = threading.Condition()
         self._error: Exception | None = None
         self._closed = False
@@ -67,6 +68,12 @@ class GroupSource:
     def num_waiting(self) -> int:
         """Groups that could be taken at once."""
         return len(self._ready)
+
+    @property
+    def num_uncovered(self) -> int:
+        """Groups that are settled, and that the broker holds until a checkpoint covers them that is yet to be made."""
+        with self._changed:
+            return len(self._settled.keys() - self._covered)
 
     def outstanding(self, listing: Listing) -> int:
         """Prompts not completed and groups not trained: of what the broker lists, and what is only here."""
@@ -132,8 +139,9 @@ class GroupSource:
                 self._settled.pop(receipt.entry, None)
 
     def settled(self) -> list[Receipt]:
-        """What to acknowledge once all that has been trained up to now is durable."""
+        """What to acknowledge once all that has been trained up to now is durable; it is covered from now on."""
         with self._changed:
+            self._covered = set(self._settled)
             return list(self._settled.values())
 
     def close(self) -> None:

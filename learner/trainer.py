@@ -8,7 +8,6 @@ Legend: S trajectories of a batch, A actions of it, M actions of a micro-batch.
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields, replace
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -63,12 +62,16 @@ class Taken:
 
 @dataclass(slots=True)
 class Work:
-    """A step under way. `old_values_A` and `targets_A` float[A] are the critic's, where there is one."""
+    """A step under way. `old_values_A` and `targets_A` float[A] are the critic's, where there is one.
+
+    far_A: bool[A], the actions left out for being too far from π_prox.
+    """
 
     step: int
     actions: Actions
     old_values_A: Tensor | None = None
     targets_A: Tensor | None = None
+    far_A: Tensor | None = None
     progress: float = 0.0
     tally: Tally = field(default_factory=Tally)
     watch: Stopwatch = field(default_factory=Stopwatch)
@@ -118,7 +121,7 @@ class Trainer:
         term) count in the mean and are left out of the passes; a minibatch of nothing else leaves the weights as they
         are.
         """
-        batch, statistics = Batch.of(groups), self._statistics()
+        batch, scale = Batch.of(groups), self._scale()
         work = self._begin(batch, step, version)
         needed_S = self._needed(work.actions)
         minibatches = deal(batch, needed_S, count=self._count, budget=self._budget, ranks=self._ranks)
@@ -132,11 +135,17 @@ class Trainer:
             except TrainingError as error:
                 refused |= dict.fromkeys(minibatch.groups, str(error))
         if len(refused) == len(groups):
-            self._restore(*statistics)
+            self._restore(scale)
             raise TrainingError(next(iter(refused.values())))
+        self._estimator.keep()
         ages = measure_ages(work.actions.age_A, work.actions.keep_A, self._recipe.staleness.max)
         num_learned = sum(minibatch.groups[0] not in refused for minibatch in minibatches)
-        measured = measure_batch(batch) | ages | work.tally.means(num_learned) | work.watch.seconds
+        measured = (
+            measure_batch(batch, self._recipe.algorithm.shaping)
+            | ages
+            | work.tally.means(num_learned)
+            | work.watch.seconds
+        )
         return Taken(measured, refused)
 
     @property
@@ -147,12 +156,11 @@ class Trainer:
     def _budget(self) -> int:
         return self._recipe.learner.tokens_per_microbatch
 
-    def _statistics(self) -> tuple[dict[str, Any], dict[str, float]]:
-        """What a batch changes before any update: the estimator's memory and the critic's scale."""
-        return self._estimator.state(), {} if self._critic is None else self._critic.scale.state()
+    def _scale(self) -> dict[str, float]:
+        """What a batch changes before any update: the critic's scale."""
+        return {} if self._critic is None else self._critic.scale.state()
 
-    def _restore(self, estimator: dict[str, Any], scale: dict[str, float]) -> None:
-        self._estimator.load(estimator)
+    def _restore(self, scale: dict[str, float]) -> None:
         if self._critic is not None:
             self._critic.scale.load(scale)
 
@@ -255,6 +263,7 @@ class Trainer:
             log_w_A = log_ratio(prox_A, actions.behaviour_logprobs_A, keep_A)
             near_A = second_moment_mask(log_w_A, keep_A & learned_A, surrogate.threshold)
             keep_A = torch.where(learned_A, near_A, keep_A)
+        work.far_A = actions.keep_A & ~keep_A
         work.actions = replace(actions, prox_logprobs_A=prox_A, keep_A=keep_A)
 
     def _scored(self, scorer: Scorer, passes: Sequence[MicroBatch], otherwise_A: Tensor) -> Tensor:
@@ -313,6 +322,7 @@ class Trainer:
         of_values = self._backward(found.loss, scores.values_A, micro, work)
         sums = {each.name: float(getattr(found, each.name).detach()) for each in fields(Objective)}
         sums["entropy"] = float(scores.entropies_A[known.keep_A].sum())
+        sums["num_far"] = float(work.far_A[micro.index_M].sum()) if micro.counts and work.far_A is not None else 0.0
         sums["padding"] = len(packed.tokens) - micro.num_tokens
         return sums | of_values
 

@@ -13,7 +13,9 @@ from .flat import segment_sum
 Aggregation = Literal["token", "sequence", "group", "fixed"]
 
 
-def action_weights(num_kept_S: Tensor, group_ids_S: Tensor, *, by: Aggregation, max_length: int) -> Tensor:
+def action_weights(
+    num_kept_S: Tensor, group_ids_S: Tensor, *, by: Aggregation, max_length: int | None = None
+) -> Tensor:
     """float64[S], the weight of each kept action of a trajectory: the loss is Σ weight·loss over the kept actions.
 
     by          the loss                                                  the weight
@@ -35,8 +37,6 @@ def action_weights(num_kept_S: Tensor, group_ids_S: Tensor, *, by: Aggregation, 
     by:          as in the table.
     max_length:  the actions a trajectory can have at most, > 0; for "fixed".
     """
-    if max_length <= 0:
-        raise ValueError(f"max_length is {max_length}, not the positive number of actions a trajectory may have")
     num_S = num_kept_S.double()
     if by == "token":
         divisor_S = num_S.sum().expand_as(num_S)
@@ -46,6 +46,8 @@ def action_weights(num_kept_S: Tensor, group_ids_S: Tensor, *, by: Aggregation, 
         ids, group_S = torch.unique(group_ids_S, return_inverse=True)
         num_G = segment_sum(num_S, group_S, len(ids))
         divisor_S = ((num_G > 0).sum() * num_G)[group_S]
+    elif max_length is None or max_length <= 0:
+        raise ValueError(f"max_length is {max_length}, not the positive number of actions a trajectory may have")
     else:
         divisor_S = torch.full_like(num_S, len(num_S) * max_length)
     return torch.where(num_S > 0, 1.0 / divisor_S, 0.0)

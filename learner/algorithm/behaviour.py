@@ -41,6 +41,7 @@ def weigh(
     action: Action,
     low: float,
     high: float,
+    cap: float | None = None,
 ) -> Weights:
     """The weight of each action, from a statistic ρ of w and what is done where ρ leaves its bounds.
 
@@ -51,11 +52,12 @@ def weigh(
     mean        (Σ w)/n
 
     over the n kept actions. So truncating gives each action of a trajectory the trajectory's weight, while masking
-    takes a trajectory in or leaves it out whole and lets its actions keep their own w. That w has no cap: for both,
-    truncate by token, and leave out what the mask's `limited_A` marks.
+    takes a trajectory in or leaves it out whole and lets its actions keep their own w, up to `cap`: a trajectory within
+    its bounds may have a token far outside them.
 
     Source: truncated by token, Espeholt et al., arXiv 1802.01561 (TIS); masked by token, IcePop, arXiv 2510.18855;
-    by sequence and geometric mean, Liu et al., https://richardli.xyz/rl-collapse (MIS).
+    by sequence and geometric mean, Liu et al., https://richardli.xyz/rl-collapse (MIS). verl sets a truncation by token
+    beside such a mask, too.
 
     log_w_A:       float[A], log π_prox − log π_behav.
     segment_ids_A: int64[A], the trajectory of each action.
@@ -63,6 +65,7 @@ def weigh(
     keep_A:        bool[A], the actions that count.
     level, action: as in the table.
     low, high:     the bounds, 0 ≤ low ≤ high < ∞; only masking has a lower one.
+    cap:           of an action's own w where trajectories are masked, > 0; None for none.
     """
     if not 0.0 <= (low if action == "mask" else 0.0) <= high < math.inf:
         raise ValueError(f"the bounds of the behaviour weight are {low} and {high}, not 0 <= low <= high < inf")
@@ -74,7 +77,9 @@ def weigh(
     if action == "truncate":
         return Weights(weight_A=rho_A.clamp(max=high) * kept_A, limited_A=keep_A & (rho_A > high))
     inside_A = (rho_A >= low) & (rho_A <= high)
-    return Weights(weight_A=torch.where(inside_A, log_w_A.exp(), 0.0) * kept_A, limited_A=keep_A & ~inside_A)
+    own_A, cap = log_w_A.exp(), math.inf if cap is None or level == "token" else cap
+    weight_A = torch.where(inside_A, own_A.clamp(max=cap), 0.0) * kept_A
+    return Weights(weight_A=weight_A, limited_A=keep_A & (~inside_A | (own_A > cap)))
 
 
 @torch.no_grad()

@@ -205,6 +205,9 @@ class BehaviourConfig(Part):
     )
     low: float = Field(0.5, ge=0, description="of a mask")
     high: float = Field(5.0, gt=0, allow_inf_nan=False)
+    cap: float | None = Field(
+        5.0, gt=0, allow_inf_nan=False, description="of a token's own w where trajectories are masked; null for none"
+    )
 
     @field_validator("action", mode="before")
     @classmethod
@@ -236,7 +239,7 @@ class KlConfig(Part):
 class Overlong(Part):
     """DAPO's penalty of answers that come near their greatest length (arXiv 2503.14476, eq. 13)."""
 
-    max_length: int = Field(ge=1, description="tokens; as rollout.sampling.max_tokens")
+    max_length: int | None = Field(None, ge=1, description="tokens; rollout.sampling.max_tokens unless it is given")
     buffer: int = Field(ge=1, description="how many tokens before it the penalty begins")
     factor: float = Field(1.0, gt=0, description="the penalty at max_length")
 
@@ -266,7 +269,7 @@ class FiltersConfig(Part):
 
     constant: Literal["count", "replace"] = Field(
         "count",
-        description="groups whose rewards are all equal: count them in the loss, with advantage 0; or take others "
+        description="groups whose rewards are all equal, shaped: count them in the loss, with advantage 0; or take others "
         "in their place (dynamic sampling, DAPO)",
     )
     max_replaced: int = Field(
@@ -286,7 +289,9 @@ class AlgorithmConfig(Part):
         description="the loss is the mean over actions; over trajectories (or groups) of their means; or the sum over "
         "trajectories times fixed_length (Dr.GRPO)",
     )
-    fixed_length: int = Field(1024, ge=1, description="the length that aggregate: fixed divides by")
+    fixed_length: int | None = Field(
+        None, ge=1, description="what aggregate: fixed divides by; rollout.sampling.max_tokens unless it is given"
+    )
     proximal: Literal["auto", "recompute", "interpolate", "current"] = Field(
         "auto",
         description="π_prox: by a pass before the step; between π_behav and π_θ by version (arXiv 2512.06547); or π_θ "
@@ -296,6 +301,17 @@ class AlgorithmConfig(Part):
     kl: KlConfig = Field(default_factory=KlConfig)
     shaping: ShapingConfig = Field(default_factory=ShapingConfig)
     filters: FiltersConfig = Field(default_factory=FiltersConfig)
+
+    def with_lengths(self, max_tokens: int) -> "AlgorithmConfig":
+        """The same with the lengths that were left out, where an answer has up to `max_tokens` of them."""
+        shaping, overlong = self.shaping, self.shaping.overlong
+        if overlong is not None:
+            overlong = overlong.model_copy(update={"max_length": overlong.max_length or max_tokens})
+        update = {
+            "fixed_length": self.fixed_length or max_tokens,
+            "shaping": shaping.model_copy(update={"overlong": overlong}),
+        }
+        return self.model_copy(update=update)
 
     @property
     def compares(self) -> bool:

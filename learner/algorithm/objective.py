@@ -134,6 +134,7 @@ def objective(logprobs_A: Tensor, known: Actions, config: AlgorithmConfig, stale
         action=behaviour.action,
         low=behaviour.low,
         high=behaviour.high,
+        cap=behaviour.cap,
     )
     ratios = Ratios(
         logprobs_A, log_u_A, log_w_A, keep_A, clip_scale(known.age_A, staleness.clip_law, staleness.clip_rate)

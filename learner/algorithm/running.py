@@ -17,6 +17,8 @@ Key = int | str
 class PromptStatistics:
     """The last rewards of each prompt, and how a new one compares: A = (r − mean_key) / (std_key + ε).
 
+    Rewards are compared first, and remembered once `keep` is called: the step that they were for may not be taken.
+
     For batches that hold few trajectories of a prompt, or one. Source: RLCM, arXiv 2404.03673, after the per-prompt
     tracker of DDPO, arXiv 2305.13301.
 
@@ -32,12 +34,13 @@ class PromptStatistics:
             raise ValueError(f"max_keys is {max_keys}, not positive")
         self._size, self._min_count, self._max_keys, self._eps = size, min_count, max_keys, eps
         self._rewards: dict[Key, deque[float]] = {}  # in order of use, the latest last
+        self._compared: dict[Key, deque[float]] = {}  # what a batch makes of its prompts' rewards, in the same order
 
     def __len__(self) -> int:
         return len(self._rewards)
 
-    def update(self, keys: Sequence[Key], rewards_S: Tensor) -> Tensor:
-        """float32[S], the advantages, after the rewards have been added; mean and deviation (divisor n) include them.
+    def compare(self, keys: Sequence[Key], rewards_S: Tensor) -> Tensor:
+        """float32[S], the advantages; mean and deviation (divisor n) include these rewards. Nothing is remembered yet.
 
         keys:      the prompt of each trajectory.
         rewards_S: float32[S].
@@ -45,15 +48,29 @@ class PromptStatistics:
         if rewards_S.ndim != 1 or len(keys) != len(rewards_S):
             raise ValueError(f"rewards {list(rewards_S.shape)} and {len(keys)} keys are not both [S]")
         rewards: list[float] = rewards_S.tolist()
+        self._compared = {}
         for key, reward in zip(keys, rewards, strict=True):
             self._use(key).append(reward)
         batch = _mean_std(rewards)
-        moments = {key: self._moments(key, batch) for key in set(keys)}
-        self._forget()
+        moments = {key: self._moments(key, batch) for key in self._compared}
         advantages = [
             (r - moments[key][0]) / (moments[key][1] + self._eps) for key, r in zip(keys, rewards, strict=True)
         ]
         return torch.tensor(advantages, dtype=torch.float32, device=rewards_S.device)
+
+    def update(self, keys: Sequence[Key], rewards_S: Tensor) -> Tensor:
+        """`compare`, then `keep`."""
+        advantages_S = self.compare(keys, rewards_S)
+        self.keep()
+        return advantages_S
+
+    def keep(self) -> None:
+        """Remember what was compared last."""
+        for key, rewards in self._compared.items():
+            self._rewards.pop(key, None)
+            self._rewards[key] = rewards
+        self._compared = {}
+        self._forget()
 
     def state(self) -> dict[str, Any]:
         """What `load` takes back, of JSON values: the rewards of each prompt, in order of use."""
@@ -62,16 +79,17 @@ class PromptStatistics:
     def load(self, state: dict[str, Any]) -> None:
         """Replace all that is remembered by what `state` gave, within the present size and max_keys."""
         self._rewards = {key: deque(rewards, self._size) for key, rewards in state["rewards"]}
+        self._compared = {}
         self._forget()
 
     def _use(self, key: Key) -> deque[float]:
-        """The rewards of a prompt, which becomes the latest in use."""
-        rewards = self._rewards.pop(key, None)
-        self._rewards[key] = deque(maxlen=self._size) if rewards is None else rewards
-        return self._rewards[key]
+        """The rewards of a prompt, a copy of those remembered at first; it becomes the latest in use."""
+        rewards = self._compared.pop(key, None)
+        self._compared[key] = deque(self._rewards.get(key, ()), self._size) if rewards is None else rewards
+        return self._compared[key]
 
     def _moments(self, key: Key, batch: tuple[float, float]) -> tuple[float, float]:
-        rewards = self._rewards[key]
+        rewards = self._compared[key]
         return _mean_std(rewards) if len(rewards) >= self._min_count else batch
 
     def _forget(self) -> None:

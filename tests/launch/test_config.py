@@ -4,7 +4,7 @@ import pytest
 
 from areal.broker.errors import ConfigError
 from areal.launch.config import RunConfig, load_model_config, load_run_config, load_warmstart_config, to_yaml
-from areal.learner.algorithm.config import Gspo
+from areal.learner.algorithm.config import Cispo, Gspo, Overlong, Ppo, Rloo, Sapo
 
 MINIMAL = """
 model: {path: models/sort}
@@ -41,6 +41,45 @@ def test_a_part_of_a_resolved_configuration_that_is_named_anew_begins_from_its_o
     assert other.algorithm.objective == Gspo(clip_low=0.1) and other.algorithm.aggregate == "group"
 
 
+PPO = "algorithm: {objective: {clip_high: 0.28, dual_clip: 3.0}, aggregate: group}\n"
+
+
+@pytest.mark.parametrize("name", ["", "name: ppo, "])
+def test_a_part_that_is_named_anew_keeps_what_it_knows_of_the_file(path: Path, name: str) -> None:
+    path.write_text(MINIMAL + PPO.replace("{clip_high", f"{{{name}clip_high"))
+    algorithm = load_run_config(path, ["algorithm.objective.name=cispo"]).algorithm
+    assert algorithm.objective == Cispo(clip_high=0.28) and algorithm.aggregate == "group"
+    assert load_run_config(path, ["algorithm.objective={name: sapo}"]).algorithm.objective == Sapo()
+    assert load_run_config(path, ["algorithm.objective.name=ppo"]).algorithm.objective == Ppo(
+        clip_high=0.28, dual_clip=3.0
+    )
+
+
+def test_a_part_within_a_part_that_is_named_anew_goes_too(path: Path) -> None:
+    path.write_text(MINIMAL + "algorithm: {advantage: {name: gae, lam: 0.9, critic: {clip: 0.5}}}\n")
+    assert load_run_config(path, ["algorithm.advantage.name=rloo"]).algorithm.advantage == Rloo()
+
+
+@pytest.mark.parametrize(
+    ("written", "override", "says"),
+    [
+        (PPO, "algorithm.objective.dual_clip=4", r"objective\.dual_clip; known here: name, clip_low, clip_high"),
+        (PPO.replace("dual_clip", "daul_clip"), "seed=1", r"unknown key algorithm\.objective\.daul_clip"),
+    ],
+)
+def test_what_a_part_that_is_named_anew_never_knew_is_an_error(
+    path: Path, written: str, override: str, says: str
+) -> None:
+    path.write_text(MINIMAL + written)
+    with pytest.raises(ConfigError, match=says):
+        load_run_config(path, ["algorithm.objective.name=cispo", override])
+
+
+def test_an_override_may_refer_to_the_file(path: Path) -> None:
+    path.write_text(MINIMAL + "seed: 7\n")
+    assert load_run_config(path, ["learner.steps=${seed}"]).learner.steps == 7
+
+
 def test_a_model_folder_is_found_beside_the_configuration(path: Path) -> None:
     (path.parent / "models" / "sort").mkdir(parents=True)
     assert load_run_config(path).model.path == str((path.parent / "models" / "sort").resolve())
@@ -53,6 +92,7 @@ def test_a_model_folder_is_found_beside_the_configuration(path: Path) -> None:
         ["algorithm.objective.name=topr", "algorithm.behaviour.action=off"],
         ["algorithm.advantage.name=gae", "algorithm.advantage.critic.clip=0.5"],
         ["algorithm.objective.dual_clip=3", "staleness.kl_budget=0.1"],
+        ["algorithm.shaping.overlong.buffer=16"],
     ],
 )
 def test_the_resolved_configuration_loads_again(path: Path, overrides: list[str]) -> None:
@@ -79,6 +119,37 @@ def test_a_group_of_one_is_enough_where_none_are_compared(path: Path, advantage:
 def test_a_group_of_one_cannot_be_compared(path: Path, override: str) -> None:
     with pytest.raises(ConfigError, match=r"rollout\.group_size is 1, and nothing is learned .*; take 2 or more$"):
         load_run_config(path, ["rollout.group_size=1", override])
+
+
+def test_lengths_that_are_left_out_are_that_of_the_longest_answer(path: Path) -> None:
+    config = load_run_config(path, ["rollout.sampling.max_tokens=96", "algorithm.shaping.overlong.buffer=16"])
+    assert config.algorithm.shaping.overlong == Overlong(max_length=96, buffer=16)
+    assert config.algorithm.fixed_length == 96
+    assert load_run_config(path).algorithm.fixed_length == 256
+    given = ["algorithm.fixed_length=40", "algorithm.shaping.overlong={max_length: 50, buffer: 20}"]
+    algorithm = load_run_config(path, given).algorithm
+    assert algorithm.fixed_length == 40 and algorithm.shaping.overlong == Overlong(max_length=50, buffer=20)
+
+
+@pytest.mark.parametrize(
+    ("overlong", "says"),
+    [
+        ("{max_length: 120, buffer: 20}", r"overlong begins after 100 tokens \(max_length 120 less buffer 20\)"),
+        ("{max_length: 10, buffer: 20}", r"overlong\.buffer \(20\) must not exceed its max_length \(10\)"),
+        ("{buffer: 101}", r"overlong\.buffer \(101\) must not exceed its max_length \(100\)"),
+    ],
+)
+def test_a_penalty_that_no_answer_can_meet_is_refused(path: Path, overlong: str, says: str) -> None:
+    with pytest.raises(ConfigError, match=says):
+        load_run_config(path, ["rollout.sampling.max_tokens=100", f"algorithm.shaping.overlong={overlong}"])
+
+
+@pytest.mark.parametrize("workflow", ["single_turn", "./mine.py:Turns"])
+def test_a_penalty_may_begin_late_and_answers_of_several_turns_be_longer(path: Path, workflow: str) -> None:
+    max_length = 119 if workflow == "single_turn" else 400
+    shaping = f"algorithm.shaping.overlong={{max_length: {max_length}, buffer: 20}}"
+    config = load_run_config(path, ["rollout.sampling.max_tokens=100", f"rollout.workflow={workflow}", shaping])
+    assert config.algorithm.shaping.overlong == Overlong(max_length=max_length, buffer=20)
 
 
 def test_off_needs_no_quotes(path: Path) -> None:

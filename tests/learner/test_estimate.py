@@ -74,6 +74,7 @@ def test_per_prompt_statistics_are_kept_between_steps_and_over_a_resume() -> Non
     config = {"advantage": {"name": "per_prompt", "min_count": 3, "memory": 8}}
     first = estimator(**config)
     first.advantages(Batch.of(GROUPS), EVERY, None)
+    first.keep()
     second = estimator(**config)
     second.load(first.state())
     found = second.advantages(Batch.of(GROUPS), EVERY, None)

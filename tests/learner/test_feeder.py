@@ -18,7 +18,7 @@ from areal.broker.lane import Depth, Lane, Receipt
 from areal.broker.tickets import Tickets
 from areal.learner.config import DatasetConfig
 from areal.learner.dataset import Dataset
-from areal.learner.feeder import Feeder
+from areal.learner.feeder import Feeder, Flow
 from areal.learner.ledger import Ledger
 from areal.learner.source import GroupSource
 
@@ -38,10 +38,7 @@ class Rows:
             stage.lane,
             DATASET,
             source,
-            max_outstanding=max_outstanding,
-            max_dead_letters=MAX_DEAD_LETTERS,
-            group_size=2,
-            epoch=stage.epoch,
+            Flow(max_outstanding=max_outstanding, max_dead_letters=MAX_DEAD_LETTERS, group_size=2, epoch=stage.epoch),
         )
 
     def top_up(self, needed: int = 10**6) -> int:
@@ -303,10 +300,7 @@ def over_rows(stage: Stage, source: GroupSource, path: Path, teaches: Callable[[
         stage.lane,
         Dataset(DatasetConfig(source=str(path), eval_size=0)),
         source,
-        max_outstanding=4,
-        max_dead_letters=MAX_DEAD_LETTERS,
-        group_size=2,
-        epoch=stage.epoch,
+        Flow(max_outstanding=4, max_dead_letters=MAX_DEAD_LETTERS, group_size=2, epoch=stage.epoch),
         teaches=teaches,
     )
 

@@ -4,7 +4,7 @@ import dataclasses
 import json
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -392,6 +392,46 @@ def test_each_refused_group_is_dead_lettered_with_its_own_cause(
     assert letters == refused
 
 
+def refusing(learner: Learner, monkeypatch: pytest.MonkeyPatch, *places: Sequence[int]) -> None:
+    """Has the steps refuse the groups at these places, the last of them for ever."""
+    take, left = learner._pupil._trainer.step, list(places)
+
+    def step(*given: Any, **named: Any) -> Taken:
+        refused = left.pop(0) if len(left) > 1 else left[0]
+        return Taken(take(*given, **named).measured, dict.fromkeys(refused, "the loss is nan"))
+
+    monkeypatch.setattr(learner._pupil._trainer, "step", step)
+
+
+def test_steps_that_refuse_most_of_their_groups_end_the_learner(
+    client: Client, run: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Three in a row: the second of these does not count, as it learns from two of three."""
+    learner = Learner(settings_of(run, tmp_path, groups_per_step=3), client)
+    refusing(learner, monkeypatch, [0, 1], [0], [0, 1])
+    with (
+        rollout(client, run, tmp_path),
+        pytest.raises(TrainingError, match=r"the loss is nan; 3 batches in a row were like that"),
+    ):
+        learner.run()
+    leave(learner)
+    counted = [(record["step"], record["groups_refused"]) for record in records(client, run, "step")]
+    assert counted == [(1, 2), (2, 1), (3, 2), (4, 2)]
+
+
+def test_steps_that_refuse_a_group_go_on_and_count_it(
+    client: Client, run: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    learner = Learner(settings_of(run, tmp_path), client)
+    refusing(learner, monkeypatch, [1])
+    with rollout(client, run, tmp_path):
+        learner.run()
+    steps = records(client, run, "step")
+    assert [(len(record["prompt_ids"]), record["groups_refused"]) for record in steps] == [(1, 1)] * 6
+    (final,) = records(client, run, "final")
+    assert (final["groups_trained"], final["dead_letters"], final["groups_lost"]) == (6, 6, 0)
+
+
 def without_variance(group: Group) -> Group:
     for trajectory in group.trajectories:
         object.__setattr__(trajectory, "reward", 1.0)
@@ -406,6 +446,9 @@ def test_groups_that_teach_nothing_are_replaced(client: Client, run: str, tmp_pa
         Learner(settings, client).run()
     steps = records(client, run, "step")
     assert all(len(record["prompt_ids"]) == 2 and record["groups_without_variance"] == 0 for record in steps)
+    for record in steps:  # the reward is of all that came; that of the groups passed over is 1
+        passed = record["groups_filtered"]
+        assert record["reward_mean"] == pytest.approx((2 * record["reward_learned_mean"] + passed) / (2 + passed))
     trained = [number for record in [*steps[:2], *steps[3:]] for number in record["prompt_ids"]]
     assert len(trained) == len(set(trained)) == 12 and not any(number % 3 == 0 for number in trained)
     (final,) = records(client, run, "final")
@@ -430,6 +473,37 @@ def test_a_run_whose_groups_all_teach_nothing_goes_on_and_says_so(client: Client
     assert (final["groups_trained"], final["groups_filtered"], final["groups_lost"]) == (4, 8, 0)
     told = [record["text"] for record in records(client, run, "event") if record["level"] == "warning"]
     assert len(told) == 2 and "teaches nothing" in told[0]
+
+
+def test_redis_does_not_fill_with_groups_that_teach_nothing(client: Client, run: str, tmp_path: Path) -> None:
+    """The first 60 teach nothing. B = 2 and a checkpoint every 2 steps: more than 8 of them without one make one, at
+    step 0 and within the step, and the learner dies there."""
+    replace = AlgorithmConfig.model_validate({"filters": {"constant": "replace", "max_replaced": 100}})
+    settings = dataclasses.replace(settings_of(run, tmp_path), algorithm=replace, evaluation=NO_EVALUATION)
+    held, lane = [0], Lane(client, run, "train")
+
+    def spoils(number: int) -> bool:
+        held.append(lane.depth().groups)
+        return number < 60
+
+    first = Learner(settings, client)
+    first._draining = lambda: len(first._source.ledger) > 20  # type: ignore[method-assign]
+    with rollout(client, run, tmp_path, spoils=spoils, spoilt=without_variance):
+        first._begin()
+        assert not first._one_step()
+        leave(first)
+        snapshot = CheckpointStore(tmp_path / "checkpoints", keep=2).load_latest()
+        assert snapshot is not None and snapshot.state.step == 0
+        assert 8 < snapshot.state.filtered == sum(end - start for start, end in snapshot.state.trained)
+        Learner(settings, client).run()
+    assert max(held) <= 2 * (8 + 2) + 6 + 2, "of two checkpoints, outstanding, and of the batch at hand"
+    steps = records(client, run, "step")
+    assert [record["step"] for record in steps] == [1, 2, 3, 4, 5, 6]
+    trained = [number for record in steps for number in record["prompt_ids"]]
+    assert sorted(trained) == list(range(60, 72))
+    (final,) = records(client, run, "final")
+    assert (final["groups_trained"], final["groups_filtered"], final["groups_lost"]) == (12, 60, 0)
+    assert final["outstanding"] == 0 and lane.depth().groups == 0
 
 
 def test_rows_that_are_always_answered_rightly_are_issued_no_more(client: Client, run: str, tmp_path: Path) -> None:

@@ -29,7 +29,7 @@ from areal.broker.server import EmbeddedRedis
 from areal.broker.tickets import Lease, Tickets
 from areal.learner.config import DatasetConfig
 from areal.learner.dataset import Dataset
-from areal.learner.feeder import Feeder
+from areal.learner.feeder import Feeder, Flow
 from areal.learner.ledger import Ledger
 from areal.learner.source import GroupSource
 
@@ -100,10 +100,7 @@ class Learner:
             self.lane,
             DATASET,
             self.source,
-            max_outstanding=BOUND,
-            max_dead_letters=10**6,
-            group_size=1,
-            epoch=self.epoch,
+            Flow(max_outstanding=BOUND, max_dead_letters=10**6, group_size=1, epoch=self.epoch),
         )
         self.lineage = [list(batch) for batch in checkpoint.lineage]
         self.covered: list[list[Receipt]] = []  # by durable checkpoints, not acknowledged yet

@@ -150,7 +150,7 @@ def test_compiled_equals_eager(folder: Path, checkpointing: bool) -> None:
         torch.testing.assert_close(compiled.logprobs(batch), eager.logprobs(batch), rtol=1e-4, atol=1e-4)
         compilations.append(torch._dynamo.utils.counters["stats"]["unique_graphs"])
     for mine, its in zip(compiled.parameters(), eager.parameters(), strict=True):
-        torch.testing.assert_close(mine.grad, its.grad, rtol=1e-4, atol=2e-5)
+        torch.testing.assert_close(mine.grad, its.grad, rtol=1e-3, atol=1e-4)
     assert compilations[0] == compilations[-1] > 0
 
 

@@ -98,6 +98,20 @@ def until(holds: Callable[[], bool]) -> None:
         time.sleep(0.01)
 
 
+def test_what_is_settled_is_uncovered_until_a_checkpoint_is_begun(stage: Stage) -> None:
+    stage.complete(0, 1, 2)
+    source = stage.source()
+    until(lambda: source.num_waiting == 3)
+    source.settle(taken_from(source, 2), learned=False)
+    assert source.num_uncovered == 2
+    covered = source.settled()
+    assert source.num_uncovered == 0 and stage.lane.depth().groups == 3
+    source.settle(taken_from(source, 1))
+    assert source.num_uncovered == 1, "those of a checkpoint under way are not counted again"
+    source.acknowledge(covered)
+    assert source.num_uncovered == 1 and stage.lane.depth().groups == 1
+
+
 def test_the_oldest_come_first(stage: Stage) -> None:
     stage.complete(3, 1, 0, 2)
     source = stage.source()

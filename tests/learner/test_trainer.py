@@ -421,6 +421,29 @@ def test_m2po_leaves_out_the_same_tokens_whether_or_not_others_teach_nothing(fol
     assert trained[0] == trained[1] < actions[0]
 
 
+def test_what_m2po_leaves_out_is_masked(folder: Path) -> None:
+    """Half of the trajectories are 0.3 off, squared 0.09: of a mean of 0.045 and a bound of 0.04 some must go."""
+    policy, trainer = made(folder, algorithm={"objective": {"name": "m2po", "threshold": 0.04}})
+    groups = batch(policy)
+    for trajectory in (t for group in groups for t in group.trajectories[::2]):
+        trajectory.behaviour_logprobs[3:] -= 0.3
+    num_actions = sum(t.num_actions for group in groups for t in group.trajectories)
+    measured = trainer.step(groups, step=0, version=0).measured
+    assert 0 < measured["tokens_trained"] < num_actions
+    assert measured["masked_fraction"] == pytest.approx(1 - measured["tokens_trained"] / num_actions)
+
+
+def test_what_is_over_the_budget_is_masked(folder: Path) -> None:
+    """Of each group one trajectory is 1 off at each token, which spends e − 2 = 0.72 nats a token."""
+    policy, trainer = made(folder, staleness={"kl_budget": 0.5})
+    groups = batch(policy)
+    for group in groups:
+        group.trajectories[0].behaviour_logprobs[3:] -= 1.0
+    actions = [sum(t.num_actions for g in groups for t in g.trajectories[:end]) for end in (1, 4)]
+    measured = trainer.step(groups, step=0, version=0).measured
+    assert measured["masked_fraction"] == pytest.approx(actions[0] / actions[1])
+
+
 @pytest.mark.parametrize("fails", ["policy", "critic"])
 def test_policy_and_critic_are_updated_both_or_neither(folder: Path, fails: str) -> None:
     policy, trainer = made(folder, algorithm={"advantage": {"name": "gae"}})

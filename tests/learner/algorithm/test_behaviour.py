@@ -44,6 +44,19 @@ def test_weights_pinned_by_hand(
     assert [i for i, one in enumerate(limit) if one] == [int(i) for i in limited.split()]
 
 
+@pytest.mark.parametrize(
+    ("level", "weights", "limited"),
+    [
+        pytest.param("sequence", [2, 0, 3, 0, 0.5], "1 2 3", id="of a trajectory that is let in"),
+        pytest.param("token", [2, 0, 8, 0, 0], "1 3 4", id="not of a token, which has bounds of its own"),
+    ],
+)
+def test_a_token_that_a_mask_lets_through_is_capped(level: Level, weights: list[float], limited: str) -> None:
+    found = weigh(W.log(), SEGMENTS, 3, KEEP, level=level, action="mask", low=2.0, high=9.0, cap=3.0)
+    assert found.weight_A[KEEP].tolist() == pytest.approx(weights, rel=1e-5)
+    assert found.limited_A[KEEP].nonzero().flatten().tolist() == [int(i) for i in limited.split()]
+
+
 def test_a_bound_itself_is_within() -> None:
     weights = weigh(torch.zeros(2), torch.tensor([0, 1]), 2, KEEP[:2], level="token", action="mask", low=1.0, high=1.0)
     assert weights.weight_A.tolist() == [1.0, 1.0]

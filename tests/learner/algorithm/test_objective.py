@@ -201,6 +201,13 @@ def test_without_a_proximal_policy_it_is_the_weighted_policy_gradient() -> None:
         ),
         pytest.param({"behaviour": {"action": "mask", "high": 1.2}}, 2.0, 0.0, 0.0, id="masked"),
         pytest.param({"behaviour": {"high": 1.2}}, 2.0, -1.2 * 2.4, -1.2 * 2.4, id="truncated"),
+        pytest.param(
+            {"behaviour": {"action": "mask", "level": "geometric", "high": 1.3, "cap": 1.1}},
+            2.0,
+            -1.1 * 2.4,
+            -1.1 * 2.4,
+            id="let in by a mask, and capped",
+        ),
     ],
 )
 def test_every_surrogate_by_name(config: dict[str, Any], advantage: float, loss: float, gradient: float) -> None:

@@ -63,6 +63,19 @@ def test_a_batch_of_more_keys_than_fit_is_measured_whole() -> None:
     assert tracker.state() == {"rewards": [["b", [5.0, 9.0]]]}
 
 
+def test_what_is_compared_is_remembered_when_it_is_kept() -> None:
+    """A comparison that is not kept changes no later one, nor the order in which prompts are forgotten."""
+    tracker = PromptStatistics(size=4, min_count=2, max_keys=2, eps=0.0)
+    tracker.update(["a", "b"], torch.tensor([1.0, 5.0]))
+    before = tracker.state()
+    assert tracker.compare(["a", "c"], torch.tensor([3.0, 9.0])).tolist() == [1.0, 1.0]  # "c" has the batch: 6 and 3
+    assert tracker.state() == before == {"rewards": [["a", [1.0]], ["b", [5.0]]]}
+    assert tracker.compare(["a"], torch.tensor([7.0])).tolist() == [1.0]  # 1 and 7: mean 4, deviation 3
+    tracker.keep()
+    tracker.keep()
+    assert tracker.state() == {"rewards": [["b", [5.0]], ["a", [1.0, 7.0]]]}
+
+
 def test_continues_from_a_state_written_as_json() -> None:
     def tracker() -> PromptStatistics:
         return PromptStatistics(size=3, min_count=2, max_keys=3)

@@ -1,0 +1,83 @@
+"""`areal export` and `areal merge`: what a run has learned, as a model."""
+
+import argparse
+from typing import Any
+
+from .options import add_command, add_output, add_run
+
+EXPORT_EXAMPLES = """\
+examples:
+  areal export quickstart                         the newest checkpoint, into runs/quickstart/export-step-N/
+  areal export quickstart --step 40 --output ./forty
+  areal export smollm2_arithmetic --merged        of a LoRA run: the whole model, not the adapter alone
+
+It may be called while the run goes on. A run keeps its newest checkpoints (checkpoint.keep), and for good the weights of
+every checkpoint.archive_every_steps steps.
+"""
+
+MERGE_EXAMPLES = """\
+examples:
+  areal merge quickstart --steps 20,40,60                           their mean
+  areal merge quickstart --steps 20,40,60 --weights=-0.2,0.4,0.8    in these proportions; they may be negative
+  areal merge quickstart --steps 20,40,60 --by metric               the better it was evaluated, the more it weighs
+  areal merge quickstart --steps 20,40,60 --by search --score ./score.py:score --evaluations 50
+
+A score is a Python function that takes the folder of a model (a Path) and returns a number, the higher the better. Of a
+LoRA run the products of the adapters are averaged, and the whole model is written.
+"""
+
+
+def add_export(commands: Any) -> None:
+    """`areal export RUN …`."""
+    says = "write the weights of a checkpoint in Hugging Face format"
+    command = add_command(commands, "export", _export, says, EXPORT_EXAMPLES)
+    add_run(command)
+    command.add_argument("--step", type=int, metavar="N", help="the step they are of; the newest by default")
+    command.add_argument("--merged", action="store_true", help="with LoRA: the model with the adapter merged in")
+    add_output(command, "export-step-N")
+
+
+def add_merge(commands: Any) -> None:
+    """`areal merge RUN …`."""
+    says = "average saved checkpoints into one model in Hugging Face format"
+    command = add_command(commands, "merge", _merge, says, MERGE_EXAMPLES)
+    add_run(command)
+    command.add_argument("--steps", type=_integers, required=True, metavar="N,N,…", help="the steps to be averaged")
+    how = command.add_mutually_exclusive_group()
+    how.add_argument("--weights", type=_numbers, metavar="W,W,…", help="of each step; they are divided by their sum")
+    how.add_argument(
+        "--by", choices=("uniform", "metric", "search"), default="uniform", help="how weights are found (uniform)"
+    )
+    command.add_argument("--score", metavar="./FILE.py:FUNCTION", help="what the search makes as high as it can")
+    command.add_argument("--evaluations", type=int, default=50, metavar="N", help="scores that the search takes (50)")
+    command.add_argument("--seed", type=int, default=0, metavar="N", help="of the search (0)")
+    add_output(command, "merge-steps-FIRST-LAST")
+
+
+def _export(options: argparse.Namespace) -> int:
+    from ..export import export, source_of
+
+    source = source_of(options.run, options.directory)
+    return export(source, step=options.step, output=options.output, merged=options.merged)
+
+
+def _merge(options: argparse.Namespace) -> int:
+    from ..export import source_of
+    from ..merge import Choice, merge
+
+    choice = Choice(options.by, options.weights, options.score, options.evaluations, options.seed)
+    return merge(source_of(options.run, options.directory), options.steps, choice, output=options.output)
+
+
+def _integers(text: str) -> list[int]:
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"whole numbers are wanted, as in 20,40,60, not {text!r}") from None
+
+
+def _numbers(text: str) -> list[float]:
+    try:
+        return [float(part) for part in text.split(",")]
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"numbers are wanted, as in 0.2,0.3,0.5, not {text!r}") from None

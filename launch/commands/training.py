@@ -1,0 +1,78 @@
+"""`areal run`, `check`, `pretrain` and `replay`: what trains, or would."""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from .options import add_command, add_run
+
+REPLAY = """\
+RUN is a run directory, or the name of one in --directory, that ran with learner.record=true. The same command again goes
+on where it stopped.
+
+examples:
+  areal replay quickstart                         the same again: the metrics are compared with the run's
+  areal replay quickstart learner.optimizer.lr=1e-4 algorithm.aggregate=sequence
+  areal replay quickstart --from 40 --steps 10    from the run's checkpoint of step 40
+"""
+
+
+def add_training(commands: Any) -> None:
+    """`areal run|check|pretrain CONFIG …`."""
+    for name, do, says in (
+        ("run", _run, "train by a configuration, or resume where it stopped"),
+        ("check", _check, "check a configuration and print it resolved"),
+        ("pretrain", _pretrain, "make a small model from nothing, for a synthetic problem"),
+    ):
+        command = add_command(commands, name, do, says)
+        command.add_argument("config", type=Path, metavar="CONFIG", help="a YAML file, as in configs/")
+        command.add_argument(
+            "overrides", nargs="*", metavar="key=value", help="settings that differ, as in learner.steps=20"
+        )
+
+
+def add_replay(commands: Any) -> None:
+    """`areal replay RUN …`."""
+    says = "train again on the groups that a run has recorded, and compare"
+    replay = add_command(commands, "replay", _replay, says, REPLAY)
+    add_run(replay)
+    replay.add_argument("overrides", nargs="*", metavar="key=value", help="settings that differ from the run's")
+    replay.add_argument("--from", type=_count, default=0, dest="start", metavar="STEP", help="begin at a checkpoint")
+    replay.add_argument("--steps", type=_count, metavar="N", help="how many steps to take; all that are recorded")
+    replay.add_argument("--output", type=Path, metavar="FOLDER", help="where to write (replay-N in the run directory)")
+
+
+def _run(options: argparse.Namespace) -> int:
+    from ..config import load_run_config
+    from ..run import execute
+
+    return execute(load_run_config(options.config, options.overrides), options.config.resolve().parent)
+
+
+def _check(options: argparse.Namespace) -> int:
+    from ..config import load_run_config, to_yaml
+
+    print(to_yaml(load_run_config(options.config, options.overrides)), end="")
+    return 0
+
+
+def _pretrain(options: argparse.Namespace) -> int:
+    from ..config import load_warmstart_config
+    from ..pretrain import execute
+
+    return execute(load_warmstart_config(options.config, options.overrides))
+
+
+def _replay(options: argparse.Namespace) -> int:
+    from ..locate import require_directory
+    from ..replay import Span, execute
+
+    directory = require_directory(options.run, options.directory)
+    return execute(directory, options.overrides, Span(options.start, options.steps), options.output)
+
+
+def _count(text: str) -> int:
+    value = int(text)
+    if value < 0:
+        raise argparse.ArgumentTypeError(f"{value} is less than 0")
+    return value
