@@ -97,7 +97,7 @@ class Ranks:
         for (name, tensor), owner in zip(tensors.items(), owners, strict=True):
             full = whole(tensor)
             if owner == self.rank:
-                kept[name] = full.to("cpu", copy=full is tensor).contiguous()
+                kept[name] = full.to("cpu", copy=True).contiguous()
         return kept
 
     def _owners(self, sizes: Sequence[int]) -> list[int]:

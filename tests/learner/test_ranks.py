@@ -86,3 +86,11 @@ def assert_alike(mine: Any, its: Any, *, rel: float) -> None:
     for key, value in mine[0].items():
         if not key.endswith("_s") and "_s_" not in key:
             assert its[0][key] == pytest.approx(value, rel=rel, abs=1e-4 if rel else 0.0), key
+
+
+def test_what_a_rank_owns_is_a_copy() -> None:
+    weight = torch.ones(3)
+    for by_leader in (True, False):
+        owned = ALONE.owned({"a": weight}, by_leader=by_leader)
+        weight.add_(1.0)
+        assert owned["a"].tolist() == (weight - 1.0).tolist()
