@@ -47,8 +47,9 @@ from areal.learner.decoder import hidden_states, load_causal_lm, parts_of
 from areal.learner.estimate import Estimator
 from areal.learner.minibatch import microbatches
 from areal.learner.optimizer import Optimizer
+from areal.learner.plan import Recipe
 from areal.learner.policy import TokenPolicy
-from areal.learner.trainer import Recipe, Trainer
+from areal.learner.trainer import Trainer
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 RESULTS = Path(__file__).parent / "results" / "learner.json"

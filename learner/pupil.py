@@ -18,10 +18,11 @@ from .config import DatasetConfig, LearnerConfig, ModelConfig, StalenessConfig
 from .critic import Critic, OwnCritic, SharedCritic
 from .estimate import Estimator
 from .optimizer import Optimizer
+from .plan import Recipe
 from .policy import TokenPolicy
 from .ranks import ALONE, Ranks
 from .reference import reference_of
-from .trainer import Recipe, Taken, Trainer
+from .trainer import Taken, Trainer
 
 
 @dataclass(frozen=True)

@@ -19,9 +19,10 @@ from areal.learner.critic import Critic, OwnCritic, SharedCritic
 from areal.learner.estimate import Estimator
 from areal.learner.optimizer import Optimizer
 from areal.learner.packing import pack
+from areal.learner.plan import Recipe
 from areal.learner.policy import TokenPolicy
 from areal.learner.reference import reference_of
-from areal.learner.trainer import Recipe, Trainer
+from areal.learner.trainer import Trainer
 
 VOCAB = 24
 
