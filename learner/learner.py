@@ -168,10 +168,12 @@ class Learner:
         self._activity.mark(self._pupil.version)
         trained = time.perf_counter()
         weights = self._copied_weights()
-        publish_s = self._publisher.publish(self._pupil.version, weights)
+        self._publisher.publish(self._pupil.version, weights)
+        published = time.perf_counter()
         self._top_up()
         self._after_step(weights)
-        timing = {"wait_s": gathered - began, "train_s": trained - gathered, "publish_s": publish_s}
+        timing = {"wait_s": gathered - began, "train_s": trained - gathered, "publish_s": published - trained}
+        timing |= {"decode_s": sum(delivery.decode_s for delivery in came.deliveries)}
         timing |= {"step_s": time.perf_counter() - began, "groups_filtered": self._source.filtered - filtered}
         self._report_step(deliveries, taken.measured | timing | came.rewards.means())
         return True
