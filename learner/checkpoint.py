@@ -20,11 +20,11 @@ from typing import Any, TypeVar
 
 import torch.distributed as dist
 from torch import Tensor
-from torch.distributed.tensor import DTensor
 
 from ..broker.errors import ArealError, DeadlineExceeded, ModelError
 from .saved import DIGEST, discard, folder_of, give_name, is_sound, read_state, saved_steps, seal, sweep
 from .shards import Shards, write_shards
+from .staging import Staging
 
 ARCHIVE = "archive"
 WEIGHTS, OPTIMIZER, CRITIC, RANDOM = "weights", "optimizer", "critic", "random"
@@ -130,6 +130,7 @@ class CheckpointStore:
         self._group = group
         self._leads = group is None or group.rank() == 0
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
+        self._staging = Staging()
         self._pending: deque[Future[None]] = deque()
         self._pending_step = -1
         self._copied = Event()
@@ -205,9 +206,9 @@ class CheckpointStore:
     def _parts(self, snapshot: Snapshot) -> Parts:
         """What is written of it: copies, so that training may go on."""
         try:
-            parts = {WEIGHTS: snapshot.weights, OPTIMIZER: copied(snapshot.optimizer)}
+            parts = {WEIGHTS: snapshot.weights, OPTIMIZER: self._staging.copy(OPTIMIZER, snapshot.optimizer)}
             if snapshot.critic:
-                parts[CRITIC] = copied(snapshot.critic)
+                parts[CRITIC] = self._staging.copy(CRITIC, snapshot.critic)
         finally:
             self._copied.set()
         return parts | {RANDOM: {"rng": snapshot.rng} if self._leads else {}}
@@ -261,17 +262,8 @@ class CheckpointStore:
 
 
 def copied(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors' values as they are now, on the CPU; of a DTensor this rank's shard."""
-    return {name: _copy(tensor) for name, tensor in tensors.items()}
-
-
-def _copy(tensor: Tensor) -> Tensor:
-    if not isinstance(tensor, DTensor):
-        return tensor.detach().to("cpu", copy=True).contiguous()
-    (own, mesh), context = tensor.__tensor_flatten__()
-    inner = {own: _copy(tensor.to_local()), mesh: tensor.device_mesh}
-    copy: Tensor = DTensor.__tensor_unflatten__(inner, context, tensor.size(), tensor.stride())
-    return copy.detach()
+    """The tensors' values as they are now, on the CPU."""
+    return {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in tensors.items()}
 
 
 def _of_weights(state: LearnerState) -> dict[str, Any]:
