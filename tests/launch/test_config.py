@@ -81,6 +81,13 @@ def test_a_group_of_one_cannot_be_compared(path: Path, override: str) -> None:
         load_run_config(path, ["rollout.group_size=1", override])
 
 
+@pytest.mark.parametrize("missing", ["evaluation.every_steps", "dataset.eval_size"])
+def test_nothing_is_the_best_without_evaluations(path: Path, missing: str) -> None:
+    with pytest.raises(ConfigError, match=rf"checkpoint\.best is 1 and {missing} 0: .*; set {missing} to 1 or more"):
+        load_run_config(path, ["checkpoint.best=1", f"{missing}=0"])
+    assert load_run_config(path, ["checkpoint.best=1"]).checkpoint.best == 1
+
+
 def test_off_needs_no_quotes(path: Path) -> None:
     path.write_text(MINIMAL + "algorithm: {objective: {name: truncated_is}, behaviour: {action: off}}\n")
     assert load_run_config(path).algorithm.behaviour.action == "off"
