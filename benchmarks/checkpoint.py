@@ -6,11 +6,12 @@ A Llama of the shapes of SmolLM2-135M (random weights, float32) with the moments
 window is a few steps, in which a write should end. Windows with a checkpoint at their start, windows without one, and
 synchronous saves (write, fsync, checksum, rename; no copy) take turns.
 
-Of each step is measured how long the training thread ran, how long it stood still (for the copy, for locks that the writer
-held, for the disk), and how long it was ready to run and had no core, as the kernel counts that (schedstat). The *stall* is
-how much longer a window with a checkpoint took than one without, running and standing: running too, since a writer beside
-it slows down memory. Waiting for a core is told apart: with a core for the writer there is none, and on a busy machine it
-measures the neighbours. The copy of the weights is in every step, as it is made to publish them.
+Of each step is measured how long the training thread stood still (for the copy, for locks that the writer held), how long it
+ran, and how long it was ready to run and had no core, as the kernel counts that (schedstat). The *stall* is how much longer
+it stood in a window with a checkpoint than in one without. It is *slower* by how much longer it ran: a writer beside it
+takes caches, memory bandwidth and, where two cores are one with two threads, arithmetic. Waiting for a core is told apart:
+with one for the writer there is none, and on a busy machine it measures the neighbours. The copy of the weights is in every
+step, as it is made to publish them.
 """
 
 import argparse
@@ -59,10 +60,10 @@ class Spent:
     stood: float
     queued: float
 
-    @property
-    def own(self) -> float:
-        """What is not due to other processes."""
-        return self.ran + self.stood
+
+def total(spent: list[Spent]) -> Spent:
+    """All of them together."""
+    return Spent(*map(sum, zip(*map(astuple, spent), strict=True)))
 
 
 def spent(do: Callable[[], None]) -> Spent:
@@ -143,60 +144,49 @@ class Training:
 
 
 def measure(training: Training, rounds: int, size: int) -> list[dict[str, Any]]:
-    """By round: the windows and the save; before them one that does not count, in which memory is first used."""
+    """By round: windows and a save; before them a round that does not count, in which memory is first used."""
     found = []
     for number in range(-1, rounds):
-        plain = training.window(size)
+        before = training.window(size)
         with_checkpoint, writing = training.window_with_checkpoint(size)
         synchronous = spent(training.save_synchronously)
-        plain += training.window(size)
+        plain, beside = total(before + training.window(size)), total(with_checkpoint)
+        more = {name: getattr(beside, name) - getattr(plain, name) / 2 for name in ("stood", "ran", "queued")}
+        save = {"save": synchronous.ran + synchronous.stood, "save_queued": synchronous.queued}
         if number >= 0:
-            stall = sum(each.own for each in with_checkpoint) - size * median(each.own for each in plain)
-            found.append(
-                {"plain": plain, "with": with_checkpoint, "synchronous": synchronous, "stall": stall, **writing}
-            )
+            found.append(more | save | writing | {"step": plain.ran / 2 / size, "step_queued": plain.queued / 2 / size})
     return found
 
 
-def summary(rounds: list[dict[str, Any]]) -> dict[str, float]:
-    """Medians, in seconds."""
-    made = {name: median(each[name] for each in rounds) for name in ("stall", "waited", "durable", "beside")}
-    plain = [step for each in rounds for step in each["plain"]]
-    saves = [each["synchronous"] for each in rounds]
-    made |= {"step": median(step.own for step in plain), "step_queued": median(step.queued for step in plain)}
-    made |= {"synchronous": median(save.own for save in saves), "save_queued": median(save.queued for save in saves)}
-    made["queued"] = median(sum(step.queued for step in each["with"]) for each in rounds)
-    made["stood"] = median(sum(step.stood for step in each["with"]) for each in rounds)
-    return made | {"share": made["stall"] / made["synchronous"]}
-
-
 def show(made: dict[str, float]) -> None:
-    table = Table("", "seconds", "and without a core", title="medians")
-    table.add_row("a step without a checkpoint", f"{made['step']:.2f}", f"{made['step_queued']:.2f}")
-    table.add_row("a synchronous save", f"{made['synchronous']:.2f}", f"{made['save_queued']:.2f}")
-    table.add_row("stall by one in the background", f"{made['stall']:.2f}", f"{made['queued']:.2f} in the window")
-    table.add_row("  of which stood still", f"{made['stood']:.3f}", "")
-    table.add_row("  of which waited for the copy", f"{made['waited']:.4f}", "")
-    table.add_row("until it is durable", f"{made['durable']:.2f}", f"{100 * made['beside']:.0f}% beside steps")
-    Console().print(table, f"the stall is {100 * made['share']:.1f}% of a synchronous save")
+    save = made["save"]
+    table = Table("", "seconds", "of a save", "without a core", title="medians")
+    table.add_row("a step without a checkpoint", f"{made['step']:.2f}", "", f"{made['step_queued']:.2f}")
+    table.add_row("a synchronous save", f"{save:.2f}", "100%", f"{made['save_queued']:.2f}")
+    table.add_row("in the background: stall", f"{made['stood']:.3f}", f"{made['stood'] / save:.1%}", "")
+    table.add_row("  of which for the copy", f"{made['waited']:.4f}", f"{made['waited'] / save:.1%}", "")
+    table.add_row(
+        "  steps beside it slower", f"{made['ran']:.2f}", f"{made['ran'] / save:.1%}", f"{made['queued']:.2f}"
+    )
+    table.add_row("  until it is durable", f"{made['durable']:.2f}", "", "")
+    Console().print(table, f"{made['beside']:.0%} of the writing was beside the steps of the window")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=6)
+    parser.add_argument("--rounds", type=int, default=6, help="(default 6)")
     parser.add_argument("--steps", type=int, default=3, help="of a window (default 3)")
     parser.add_argument("--tokens", type=int, default=96, help="of a step's only sequence (default 96)")
     parser.add_argument("--output", type=Path, default=RESULTS)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         rounds = measure(Training(options.tokens, Path(folder)), options.rounds, options.steps)
-    made = summary(rounds)
+    made = {name: median(each[name] for each in rounds) for name in rounds[0]}
     show(made)
     machine = {"cpus": os.cpu_count(), "machine": platform.machine(), "load": os.getloadavg()[1]}
     versions = {name: version(name) for name in ("torch", "safetensors")} | {"python": platform.python_version()}
-    result = {"command": "python benchmarks/checkpoint.py", "machine": machine, "versions": versions, "medians_s": made}
-    result["rounds_s"] = json.loads(json.dumps(rounds, default=astuple))
-    options.output.write_text(json.dumps(result, indent=1) + "\n")
+    result = {"command": "python benchmarks/checkpoint.py", "machine": machine, "versions": versions}
+    options.output.write_text(json.dumps(result | {"medians_s": made, "rounds_s": rounds}, indent=1) + "\n")
 
 
 if __name__ == "__main__":
