@@ -113,12 +113,11 @@ class Training:
         """So many steps with a checkpoint before them; how long it was waited for, and until it was durable."""
         self._waited, began = 0.0, time.perf_counter()
         durable: list[float] = []
-        snapshot = self._snapshot()
-        save = spent(
-            lambda: self._store.save(
-                snapshot, permit=lambda: None, done=lambda: durable.append(time.perf_counter() - began)
-            )
-        )
+
+        def done() -> None:
+            durable.append(time.perf_counter() - began)
+
+        save = spent(lambda: self._store.save(self._snapshot(), permit=lambda: None, done=done))
         steps = self.window(size)
         took = time.perf_counter() - began
         self._store.wait()
