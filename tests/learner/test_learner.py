@@ -17,7 +17,7 @@ from areal.broker.bulletin import DRAIN, RUN, Bulletin
 from areal.broker.client import Client
 from areal.broker.config import BrokerConfig
 from areal.broker.dead import DeadLetters
-from areal.broker.errors import TrainingError
+from areal.broker.errors import ModelError, TrainingError
 from areal.broker.lane import Lane
 from areal.broker.tickets import Tickets
 from areal.broker.trajectory import NOT_AN_ACTION, DenoisingTrajectory, Group, Prompt, TokenTrajectory
@@ -26,7 +26,7 @@ from areal.broker.weights import WeightStore
 from areal.learner.algorithm.config import AlgorithmConfig
 from areal.learner.archive import open_best, open_weights
 from areal.learner.best import ranking
-from areal.learner.checkpoint import CheckpointStore
+from areal.learner.checkpoint import CheckpointStore, copied
 from areal.learner.config import (
     CheckpointConfig,
     DatasetConfig,
@@ -37,6 +37,8 @@ from areal.learner.config import (
 )
 from areal.learner.dataset import Dataset
 from areal.learner.learner import Learner, LearnerSettings
+from areal.learner.policy import TokenPolicy
+from areal.learner.pupil import Pupil
 from areal.learner.recording import Recording
 from areal.learner.replay import Replay
 from areal.learner.shards import Shards
@@ -492,6 +494,20 @@ def test_a_critic_is_resumed_with_its_policy(client: Client, run: str, tmp_path:
         second.run()
     (final,) = records(client, run, "final")
     assert (final["groups_trained"], final["groups_lost"]) == (12, 0)
+
+
+def test_a_model_that_gives_copies_of_its_weights_cannot_be_resumed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As some mixtures of experts do, whose checkpoints have another form than their parameters."""
+    settings = settings_of("r", tmp_path)
+    store, pupil = CheckpointStore(tmp_path / "checkpoints", keep=1), Pupil(settings, lambda position: position)
+    store.save(pupil.snapshot(pupil.weights(), trained=[], epoch=0), permit=lambda: None, done=lambda: None)
+    store.wait()
+    assert Pupil(settings, lambda position: position, store.load_latest()).step == 0
+    monkeypatch.setattr(TokenPolicy, "weights", lambda policy: copied(policy._causal_lm.state_dict()))
+    with pytest.raises(ModelError, match="keeps its weights in another form than its checkpoint: 'model.embed_tokens"):
+        Pupil(settings, lambda position: position, store.load_latest())
 
 
 def replayed(settings: LearnerSettings, folder: Path, start: int = 0) -> tuple[CheckpointStore, list[dict[str, Any]]]:
