@@ -87,6 +87,16 @@ class RunConfig(BaseModel):
             )
         return self
 
+    @model_validator(mode="after")
+    def _best_is_evaluated(self) -> "RunConfig":
+        missing = "evaluation.every_steps" if self.evaluation.every_steps == 0 else "dataset.eval_size"
+        if self.checkpoint.best and 0 in (self.evaluation.every_steps, self.dataset.eval_size):
+            raise ValueError(
+                f"checkpoint.best is {self.checkpoint.best} and {missing} 0: without evaluations no weights are the best; "
+                f"set {missing} to 1 or more, or checkpoint.best to 0"
+            )
+        return self
+
     @property
     def path(self) -> Path:
         """The run directory."""

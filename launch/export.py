@@ -41,24 +41,34 @@ def source_of(run: str, folder: Path) -> Source:
     return Source(directory, model.model_copy(update={"path": str(path)}))
 
 
-def export(source: Source, *, step: int | None, output: Path | None, merged: bool) -> int:
-    """Write the weights of that step, or of the newest; with LoRA the adapter's, unless merged. Raises ArealError."""
-    from ..learner.archive import open_weights
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """Which weights: those of a step, of the best evaluation, or by default the newest; and of LoRA in which form."""
+
+    step: int | None
+    best: bool
+    merged: bool
+
+
+def export(source: Source, wanted: Wanted, *, output: Path | None) -> int:
+    """Write these weights; with LoRA the adapter's, unless merged. Raises ArealError."""
+    from ..learner.archive import open_best, open_weights
     from ..learner.merge import Mixture
     from ..learner.policy import TokenPolicy
 
     hush()
-    weights = open_weights(source.checkpoints, step)
+    weights = open_best(source.checkpoints) if wanted.best else open_weights(source.checkpoints, wanted.step)
     target = output or source.directory / f"export-step-{weights.step}"
     with new_folder(target) as aside:
-        if source.model.lora is None or merged:
+        if source.model.lora is None or wanted.merged:
             Mixture(source.model, [weights]).write([1.0], aside)
         else:
             policy = TokenPolicy(source.model.path, source.model)
             policy.load_weights({name: weights.read(name) for name in weights.names()})
             policy.save_pretrained(aside)
-    what = "model" if source.model.lora is None or merged else f"adapter of {source.model.path}"
-    Screen().put(f"step {weights.step} of {source.directory.name}, {what}: {target}/")
+    what = "model" if source.model.lora is None or wanted.merged else f"adapter of {source.model.path}"
+    why = "" if weights.score is None else f" (the best, {weights.score:.4f})"
+    Screen().put(f"step {weights.step} of {source.directory.name}{why}, {what}: {target}/")
     return 0
 
 

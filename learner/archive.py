@@ -2,6 +2,7 @@
 
 checkpoints/step-00000040/          a checkpoint; the newest checkpoint.keep stay
 checkpoints/archive/step-00000040/  weights alone, every checkpoint.archive_every_steps, for good
+checkpoints/best/step-00000030/     those of the checkpoint.best best evaluations, for good
 """
 
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 from torch import Tensor
 
 from ..broker.errors import ModelError
+from .best import BEST, ranking
 from .checkpoint import ARCHIVE, WEIGHTS
 from .saved import is_sound, read_state, saved_steps
 from .shards import Shards
@@ -20,10 +22,14 @@ MAX_NAMED = 20
 
 
 class SavedWeights:
-    """The weights of one step, open: they can be read to the end even if their files are deleted meanwhile."""
+    """The weights of one step, open: they can be read to the end even if their files are deleted meanwhile.
 
-    def __init__(self, step: int, shards: Shards) -> None:
+    score: of the evaluation that they are kept for, if that is why they were opened.
+    """
+
+    def __init__(self, step: int, shards: Shards, score: float | None = None) -> None:
         self.step = step
+        self.score = score
         self._shards = shards
 
     def names(self) -> list[str]:
@@ -50,9 +56,25 @@ def open_weights(checkpoints: Path, step: int | None = None) -> SavedWeights:
     raise ModelError(f"the weights in {folders[chosen]} cannot be read: {cause}; name another step")
 
 
+def open_best(checkpoints: Path) -> SavedWeights:
+    """The weights of the best evaluation; raises ModelError if none are kept."""
+    cause: OSError | None = None
+    for _ in range(ATTEMPTS):
+        kept = ranking(checkpoints)
+        if not kept:
+            raise ModelError(
+                f"no weights are kept in {checkpoints / BEST}: set checkpoint.best for a run, and evaluation.every_steps"
+            )
+        try:
+            return SavedWeights(kept[0].step, _open(kept[0].folder), kept[0].score)
+        except OSError as error:  # better ones have taken its place
+            cause = error
+    raise ModelError(f"the weights in {kept[0].folder} cannot be read: {cause}; name a step")
+
+
 def _folders(checkpoints: Path) -> dict[int, Path]:
     """Where each step is; the checkpoint, where there is one, as it is of the lineage that goes on."""
-    return saved_steps(checkpoints / ARCHIVE) | saved_steps(checkpoints)
+    return saved_steps(checkpoints / BEST) | saved_steps(checkpoints / ARCHIVE) | saved_steps(checkpoints)
 
 
 def _open(folder: Path) -> Shards:
@@ -77,5 +99,6 @@ def _missing(checkpoints: Path, step: int, steps: list[int]) -> str:
     more = f"{len(steps) - MAX_NAMED} more and " if len(steps) > MAX_NAMED else ""
     return (
         f"there are no weights of step {step} in {checkpoints}, but of {more}{named}; the newest "
-        "checkpoint.keep checkpoints stay, and the weights of every checkpoint.archive_every_steps steps"
+        "checkpoint.keep checkpoints stay, the weights of every checkpoint.archive_every_steps steps, and those of the "
+        "checkpoint.best best evaluations"
     )

@@ -20,11 +20,11 @@ from typing import Any, TypeVar
 
 import torch.distributed as dist
 from torch import Tensor
-from torch.distributed.tensor import DTensor
 
 from ..broker.errors import ArealError, DeadlineExceeded, ModelError
 from .saved import DIGEST, discard, folder_of, give_name, is_sound, read_state, saved_steps, seal, sweep
 from .shards import Shards, write_shards
+from .staging import Staging
 
 ARCHIVE = "archive"
 WEIGHTS, OPTIMIZER, CRITIC, RANDOM = "weights", "optimizer", "critic", "random"
@@ -56,11 +56,9 @@ class LearnerState:
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """A learner at the end of a step, or a rank's part of it.
+    """A learner at the end of a step, or a rank's part of it; the critic's tensors are none where there is none.
 
-    weights: tensors on the CPU that nobody changes any more.
-    optimizer, critic: the learner's own, which are copied while it does not change them (CheckpointStore.await_copy); of
-        the critic none where there is none.
+    The tensors may be the learner's own: they are copied while it does not change them (CheckpointStore.await_copy).
     """
 
     state: LearnerState
@@ -130,6 +128,8 @@ class CheckpointStore:
         self._group = group
         self._leads = group is None or group.rank() == 0
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
+        self._staging = Staging()
+        self._handed_over: Snapshot | None = None
         self._pending: deque[Future[None]] = deque()
         self._pending_step = -1
         self._copied = Event()
@@ -142,7 +142,8 @@ class CheckpointStore:
         """
         self.wait()
         self._copied.clear()
-        self._submit(snapshot.state.step, self._write, snapshot, permit, done)
+        self._handed_over = snapshot
+        self._submit(snapshot.state.step, self._write, snapshot.state, permit, done)
 
     def await_copy(self) -> None:
         """Until the tensors that were handed to `save` may change; raises DeadlineExceeded."""
@@ -194,25 +195,28 @@ class CheckpointStore:
         self._pending.append(self._writer.submit(write, *given))
         return self._pending[-1]
 
-    def _write(self, snapshot: Snapshot, permit: Callable[[], None], done: Callable[[], None]) -> None:
-        parts = self._parts(snapshot)
-        if self.archives(snapshot.state.step):  # first: a run that resumes from this step does not come by it again
-            self._keep_for_good(snapshot.state, snapshot.weights, permit)
-        self._put(self._directory, asdict(snapshot.state), parts, permit)
+    def _write(self, state: LearnerState, permit: Callable[[], None], done: Callable[[], None]) -> None:
+        parts = self._copies()
+        if self.archives(state.step):  # first: a run that resumes from this step does not come by it again
+            self._keep_for_good(state, parts[WEIGHTS], permit)
+        self._put(self._directory, asdict(state), parts, permit)
         self._led(self._prune)
         self._led(done)
 
-    def _parts(self, snapshot: Snapshot) -> Parts:
-        """What is written of it: copies, so that training may go on."""
+    def _copies(self) -> Parts:
+        """Copies of what was handed over, which is held no longer, so that its memory serves the next step."""
+        snapshot, self._handed_over = self._handed_over, None
+        assert snapshot is not None
+        parts = {WEIGHTS: snapshot.weights, OPTIMIZER: snapshot.optimizer, CRITIC: snapshot.critic}
         try:
-            parts = {WEIGHTS: snapshot.weights, OPTIMIZER: copied(snapshot.optimizer)}
-            if snapshot.critic:
-                parts[CRITIC] = copied(snapshot.critic)
+            copies = {part: self._staging.copy(part, tensors) for part, tensors in parts.items()}
         finally:
             self._copied.set()
-        return parts | {RANDOM: {"rng": snapshot.rng} if self._leads else {}}
+        if not copies[CRITIC]:
+            del copies[CRITIC]
+        return copies | {RANDOM: {"rng": snapshot.rng} if self._leads else {}}
 
-    def _keep_for_good(self, state: LearnerState, weights: dict[str, Tensor], permit: Callable[[], None]) -> None:
+    def _keep_for_good(self, state: LearnerState, weights: Mapping[str, Tensor], permit: Callable[[], None]) -> None:
         self._put(self._directory / ARCHIVE, _of_weights(state), {WEIGHTS: weights}, permit)
 
     def _put(self, place: Path, state: dict[str, Any], parts: Parts, permit: Callable[[], None]) -> None:
@@ -261,17 +265,8 @@ class CheckpointStore:
 
 
 def copied(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors' values as they are now, on the CPU; of a DTensor this rank's shard."""
-    return {name: _copy(tensor) for name, tensor in tensors.items()}
-
-
-def _copy(tensor: Tensor) -> Tensor:
-    if not isinstance(tensor, DTensor):
-        return tensor.detach().to("cpu", copy=True).contiguous()
-    (own, mesh), context = tensor.__tensor_flatten__()
-    inner = {own: _copy(tensor.to_local()), mesh: tensor.device_mesh}
-    copy: Tensor = DTensor.__tensor_unflatten__(inner, context, tensor.size(), tensor.stride())
-    return copy.detach()
+    """The tensors' values as they are now, on the CPU."""
+    return {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in tensors.items()}
 
 
 def _of_weights(state: LearnerState) -> dict[str, Any]:

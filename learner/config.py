@@ -107,6 +107,11 @@ class CheckpointConfig(BaseModel):
     archive_every_steps: int = Field(
         0, ge=0, description="steps between weights that are kept for good, for `areal export` and `merge`; 0 for none"
     )
+    best: int = Field(
+        0,
+        ge=0,
+        description="weights kept for good besides: those with the best evaluations (accuracy), so many of them",
+    )
 
 
 class LearnerConfig(BaseModel):

@@ -1,6 +1,6 @@
 """A rank beside the learner that leads: it does with its shard what the leader does with its own, as it is told.
 
-orders ─▶ learn | rename | weights ─▶ publish | checkpoint | archive | save_pretrained ─▶ … ─▶ end
+orders ─▶ learn | rename | weights ─▶ publish | checkpoint | archive | put_aside | save_pretrained ─▶ … ─▶ end
 """
 
 import contextlib
@@ -51,6 +51,7 @@ class Shadow:
         self._pupil = Pupil(settings, Dataset(settings.dataset).identity, checkpoint, ranks)
         self._checkpoints = settings.checkpoints(ranks.group)
         self._pupil.before_update(self._checkpoints.await_copy)
+        self._best = settings.best(self._checkpoints, epoch=0, permit=_nothing)
         self._contributor = Contributor(ranks)
         self._weights: dict[str, Tensor] = {}
 
@@ -75,12 +76,16 @@ class Shadow:
                 snapshot = self._pupil.snapshot(self._weights, trained=[], epoch=0)
                 self._checkpoints.save(snapshot, permit=_nothing, done=_nothing)
             case "archive":
-                state = LearnerState(self._pupil.step, self._pupil.version, [], 0)
-                self._checkpoints.archive(state, self._weights, permit=_nothing)
+                self._checkpoints.archive(self._bare_state(), self._weights, permit=_nothing)
+            case "put_aside":
+                self._best.put_aside(self._bare_state(), self._weights)
             case "save_pretrained":
                 self._pupil.save_pretrained(Path(given["folder"]))
             case name:
                 raise ValueError(f"the leader ordered {name!r}, which this rank knows nothing of")
+
+    def _bare_state(self) -> LearnerState:
+        return LearnerState(self._pupil.step, self._pupil.version, [], 0)
 
     def close(self) -> None:
         """Until all that is on the way is written."""

@@ -108,8 +108,9 @@ class Learner:
             dataset.eval_rows() if settings.evaluation.every_steps else [],
             samples=settings.evaluation.samples,
             epoch=self._epoch,
-            report=self._bulletin.report,
+            report=self._report_eval,
         )
+        self._best = settings.best(self._checkpoints, epoch=self._epoch, permit=self._permit)
         self._publisher = Publisher(
             self._weights,
             self._pupil.adapter_config(),
@@ -133,7 +134,7 @@ class Learner:
         self._begin()
         self._event(f"learner: at step {self._pupil.step} of {self._settings.learner.steps}, waiting for groups")
         if self._pupil.step < self._settings.learner.steps:
-            self._evaluate()
+            self._evaluate(self._copied_weights())
         while self._pupil.step < self._settings.learner.steps and not self._draining():
             if not self._one_step():
                 break
@@ -141,6 +142,7 @@ class Learner:
 
     def _begin(self) -> None:
         """Publish what training starts from, and begin to fetch."""
+        self._best.sweep()
         self._publish_start()
         self._source.start()
 
@@ -227,34 +229,35 @@ class Learner:
         if not last and self._pupil.step % self._settings.checkpoint.every_steps == 0:
             self._checkpoint(weights)
         elif not last and self._checkpoints.archives(self._pupil.step):
-            state = LearnerState(self._pupil.step, self._pupil.version, [], self._epoch)
             self._ranks.tell("archive")
-            self._checkpoints.archive(state, weights, permit=self._permit)
+            self._checkpoints.archive(self._bare_state(), weights, permit=self._permit)
         every = self._settings.evaluation.every_steps
         if not last and every and self._pupil.step % every == 0:
-            self._evaluate()
+            self._evaluate(weights)
 
     def _finish(self) -> None:
-        self._checkpoint(self._copied_weights())
+        weights = self._copied_weights()
+        self._checkpoint(weights)
         self._publisher.wait()
         finished = self._pupil.step >= self._settings.learner.steps
         if finished and self._settings.evaluation.every_steps:
-            self._evaluate_last()
+            self._evaluate_last(weights)
         self._checkpoints.wait()
         self._source.close()
         self._evaluator.close()
+        self._best.drop()
         if finished:
             self._pupil.save_pretrained(self._settings.directory / "model")
         self._ranks.tell("end")
         self._bulletin.report(self._final_record(finished))
 
-    def _evaluate_last(self) -> None:
+    def _evaluate_last(self, weights: dict[str, Tensor]) -> None:
         """Evaluate what the run has come to, after the round that may be under way, unless told to drain."""
         self._event("learner: the last evaluation")
         deadline = time.monotonic() + FINAL_EVALUATION_S
         began = False
         while not (self._evaluator.finish(EVALUATION_TICK_S) and began):
-            began = began or self._evaluator.begin(step=self._pupil.step, version=self._pupil.version)
+            began = began or self._begin_evaluation(weights)
             self._publisher.ensure()
             if self._draining() or time.monotonic() > deadline:
                 self._warn("the last evaluation did not end in time")
@@ -296,9 +299,25 @@ class Learner:
     def _permit(self) -> None:
         require_lead(self._client, self._settings.run, self._epoch)
 
-    def _evaluate(self) -> None:
-        if not self._evaluator.begin(step=self._pupil.step, version=self._pupil.version):
+    def _bare_state(self) -> LearnerState:
+        """What is kept of it beside weights that are alone."""
+        return LearnerState(self._pupil.step, self._pupil.version, [], self._epoch)
+
+    def _evaluate(self, weights: dict[str, Tensor]) -> None:
+        if not self._begin_evaluation(weights):
             logger.info("no evaluation at step %d: the one before is still under way", self._pupil.step)
+
+    def _begin_evaluation(self, weights: dict[str, Tensor]) -> bool:
+        """Whether a round has begun; its weights are put aside first, as its score may come at any time."""
+        if not self._evaluator.finish(0):
+            return False
+        self._ranks.tell("put_aside")
+        self._best.put_aside(self._bare_state(), weights)
+        return self._evaluator.begin(step=self._pupil.step, version=self._pupil.version)
+
+    def _report_eval(self, record: dict[str, Any]) -> None:
+        self._bulletin.report(record)
+        self._best.judge(record["step"], record["accuracy"])
 
     def _idle(self) -> bool:
         """Called while waiting for groups: replace what was lost on the way; True to stop waiting."""

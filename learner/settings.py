@@ -1,10 +1,12 @@
 """What a learner is made of, whichever of its ranks it is."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ..broker.config import BrokerConfig
+from .best import BestWeights
 from .checkpoint import CheckpointStore
 from .config import CheckpointConfig, EvaluationConfig
 from .pupil import Training
@@ -32,3 +34,7 @@ class LearnerSettings(Training):
         return CheckpointStore(
             self.directory / "checkpoints", keep=kept.keep, archive_every=kept.archive_every_steps, group=group
         )
+
+    def best(self, store: CheckpointStore, *, epoch: int, permit: Callable[[], None]) -> BestWeights:
+        """The weights of the best evaluations, which go into the same directory."""
+        return BestWeights(store, self.directory / "checkpoints", keep=self.checkpoint.best, epoch=epoch, permit=permit)

@@ -9,10 +9,11 @@ EXPORT_EXAMPLES = """\
 examples:
   areal export quickstart                         the newest checkpoint, into runs/quickstart/export-step-N/
   areal export quickstart --step 40 --output ./forty
+  areal export quickstart --best                  those that were evaluated best
   areal export smollm2_arithmetic --merged        of a LoRA run: the whole model, not the adapter alone
 
 It may be called while the run goes on. A run keeps its newest checkpoints (checkpoint.keep), and for good the weights of
-every checkpoint.archive_every_steps steps.
+every checkpoint.archive_every_steps steps and those of its best evaluations (checkpoint.best).
 """
 
 MERGE_EXAMPLES = """\
@@ -32,7 +33,9 @@ def add_export(commands: Any) -> None:
     says = "write the weights of a checkpoint in Hugging Face format"
     command = add_command(commands, "export", _export, says, EXPORT_EXAMPLES)
     add_run(command)
-    command.add_argument("--step", type=int, metavar="N", help="the step they are of; the newest by default")
+    which = command.add_mutually_exclusive_group()
+    which.add_argument("--step", type=int, metavar="N", help="the step they are of; the newest by default")
+    which.add_argument("--best", action="store_true", help="those of the best evaluation (checkpoint.best)")
     command.add_argument("--merged", action="store_true", help="with LoRA: the model with the adapter merged in")
     add_output(command, "export-step-N")
 
@@ -55,10 +58,10 @@ def add_merge(commands: Any) -> None:
 
 
 def _export(options: argparse.Namespace) -> int:
-    from ..export import export, source_of
+    from ..export import Wanted, export, source_of
 
     source = source_of(options.run, options.directory)
-    return export(source, step=options.step, output=options.output, merged=options.merged)
+    return export(source, Wanted(options.step, options.best, options.merged), output=options.output)
 
 
 def _merge(options: argparse.Namespace) -> int:

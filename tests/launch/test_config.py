@@ -152,6 +152,13 @@ def test_a_penalty_may_begin_late_and_answers_of_several_turns_be_longer(path: P
     assert config.algorithm.shaping.overlong == Overlong(max_length=max_length, buffer=20)
 
 
+@pytest.mark.parametrize("missing", ["evaluation.every_steps", "dataset.eval_size"])
+def test_nothing_is_the_best_without_evaluations(path: Path, missing: str) -> None:
+    with pytest.raises(ConfigError, match=rf"checkpoint\.best is 1 and {missing} 0: .*; set {missing} to 1 or more"):
+        load_run_config(path, ["checkpoint.best=1", f"{missing}=0"])
+    assert load_run_config(path, ["checkpoint.best=1"]).checkpoint.best == 1
+
+
 def test_off_needs_no_quotes(path: Path) -> None:
     path.write_text(MINIMAL + "algorithm: {objective: {name: truncated_is}, behaviour: {action: off}}\n")
     assert load_run_config(path).algorithm.behaviour.action == "off"

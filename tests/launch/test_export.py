@@ -46,6 +46,19 @@ def test_what_cannot_be_exported_is_refused(run: Trained, areal: Areal) -> None:
     assert code == 1 and "/proc/no/where cannot be written" in err
 
 
+def test_the_best_evaluated_is_exported(run: Trained, areal: Areal, here: Path) -> None:
+    code, _, err = areal("export", "mine", "--best")
+    assert code == 1 and "no weights are kept in runs/mine/checkpoints/best: set checkpoint.best" in err
+    for step, score in ((30, 0.5), (20, 0.75), (40, 0.625)):
+        run.judged(step, score, keep=2)
+    code, out, err = areal("export", "mine", "--best")
+    assert (code, err) == (0, "")
+    assert out == "step 20 of mine (the best, 0.7500), model: runs/mine/export-step-20/\n"
+    assert close(logits(run.path / "export-step-20"), run.at(20))
+    code, _, err = areal("export", "mine", "--best", "--step", "20")
+    assert code == 2 and "not allowed with" in err
+
+
 def test_a_model_that_has_moved_is_named_with_its_file(run: Trained, areal: Areal, here: Path) -> None:
     (here / "start").rename(here / "moved")
     code, _, err = areal("export", "mine")

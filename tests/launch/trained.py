@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from areal.launch.config import RunConfig, to_yaml
+from areal.learner.best import BestWeights
 from areal.learner.checkpoint import CheckpointStore, LearnerState, Snapshot, copied
 from areal.learner.config import LoraConfig, ModelConfig
 from areal.learner.policy import TokenPolicy
@@ -46,6 +47,12 @@ class Trained:
         snapshot = Snapshot(state, self.weights[step], {}, {}, torch.get_rng_state())
         self.store.save(snapshot, permit=lambda: None, done=lambda: None)
         self.store.wait()
+
+    def judged(self, step: int, score: float, *, keep: int) -> None:
+        """Have the weights of that step evaluated."""
+        best = BestWeights(self.store, self.path / "checkpoints", keep=keep, epoch=1, permit=lambda: None)
+        best.put_aside(LearnerState(step, step, [], 1), self.weights[step])
+        best.judge(step, score)
 
     def at(self, step: int) -> Tensor:
         """The logits of the policy as it was at that step."""

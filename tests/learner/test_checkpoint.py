@@ -9,10 +9,10 @@ from torch import Tensor
 from torch.nn import Parameter
 
 from areal.broker.errors import Fenced, ModelError
-from areal.learner import checkpoint
 from areal.learner.checkpoint import CheckpointStore, LearnerState, Snapshot, copied
 from areal.learner.config import OptimizerConfig
 from areal.learner.optimizer import Optimizer
+from areal.learner.staging import Staging
 
 
 def snapshot(step: int, value: float = 1.0, epoch: int = 6) -> Snapshot:
@@ -172,23 +172,16 @@ def test_a_learner_that_leads_no_more_writes_none(tmp_path: Path) -> None:
     assert loaded is not None and loaded.state.step == 5 and done == []
 
 
-class Slow:
-    """Stands in for the copying of one tensor: begins when it may, and takes its time."""
-
-    def __init__(self) -> None:
-        self.may_begin = threading.Event()
-        self._copy = checkpoint._copy
-
-    def __call__(self, tensor: Tensor) -> Tensor:
-        assert self.may_begin.wait(10)
-        time.sleep(0.02)
-        return self._copy(tensor)
-
-
 def test_training_waits_for_the_copy_and_for_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The next update comes while nothing, or a part, has been copied, and its state is not mixed in."""
-    slow = Slow()
-    monkeypatch.setattr(checkpoint, "_copy", slow)
+    may_begin, copy = threading.Event(), Staging._copy
+
+    def slow(staging: Staging, key: tuple[str, str], tensor: Tensor) -> Tensor:
+        assert may_begin.wait(10)
+        time.sleep(0.02)
+        return copy(staging, key, tensor)
+
+    monkeypatch.setattr(Staging, "_copy", slow)
     store = CheckpointStore(tmp_path, keep=2)
     parameters = [Parameter(torch.full((3,), float(number))) for number in range(6)]
     optimizer = Optimizer(parameters, OptimizerConfig(lr=0.1), total_steps=9)
@@ -205,7 +198,7 @@ def test_training_waits_for_the_copy_and_for_nothing_else(tmp_path: Path, monkey
     written = threading.Event()
     store.save(made, permit=lambda: None, done=written.set)
     assert not written.is_set()
-    threading.Timer(0.1, slow.may_begin.set).start()
+    threading.Timer(0.1, may_begin.set).start()
     update(1)
     after = copied_now(optimizer.state())
     store.wait()
@@ -221,10 +214,10 @@ def copied_now(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 def test_training_goes_on_when_a_copy_cannot_be_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """So that the learner comes to where the error is raised."""
 
-    def fails(_: Tensor) -> Tensor:
+    def fails(*_: object) -> Tensor:
         raise MemoryError("no memory is left")
 
-    monkeypatch.setattr(checkpoint, "_copy", fails)
+    monkeypatch.setattr(Staging, "_copy", fails)
     store = CheckpointStore(tmp_path, keep=2)
     store.save(snapshot(1), permit=lambda: None, done=lambda: None)
     store.await_copy()

@@ -17,8 +17,10 @@ from safetensors.torch import load_file
 
 from areal.broker.client import Client
 from areal.learner.archive import open_weights
+from areal.learner.best import ranking
 from areal.learner.checkpoint import CheckpointStore
 from areal.learner.learner import Learner
+from areal.learner.shards import Shards
 
 from .test_learner import records, rollout, settings_of
 from .test_trainer import save_tiny_llama
@@ -59,8 +61,8 @@ class Ensemble:
             "rollout": {"group_size": 3},
             "learner": {"steps": steps, "groups_per_step": 2, "ranks": ranks, "record": True, "take_timeout_s": 60},
             "staleness": {"max": 2},
-            "evaluation": {"every_steps": 0},
-            "checkpoint": {"every_steps": 2, "archive_every_steps": 3},
+            "evaluation": {"every_steps": 2},
+            "checkpoint": {"every_steps": 2, "archive_every_steps": 3, "best": 1},
             "broker": {"lease_s": 60},
         }
         name = f"learner-{index}" if index else "learner"
@@ -123,6 +125,8 @@ def test_two_ranks_from_start_to_end_and_one_goes_on(
         assert saved is not None and saved.state.step == 6
         archived = open_weights(tmp_path / "checkpoints", 3)
         assert archived.names() == sorted(weights)
+        (best,) = ranking(tmp_path / "checkpoints")
+        assert Shards(best.folder / "weights").names() == sorted(weights)
         assert_same(weights, saved.read("weights"))
         assert_same(weights, {name: load_file(tmp_path / "model" / "model.safetensors")[name] for name in weights})
         Learner(settings_of(run, tmp_path, steps=8), client).run()

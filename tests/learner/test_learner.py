@@ -17,15 +17,16 @@ from areal.broker.bulletin import DRAIN, RUN, Bulletin
 from areal.broker.client import Client
 from areal.broker.config import BrokerConfig
 from areal.broker.dead import DeadLetters
-from areal.broker.errors import TrainingError
+from areal.broker.errors import ModelError, TrainingError
 from areal.broker.lane import Lane
 from areal.broker.tickets import Tickets
 from areal.broker.trajectory import NOT_AN_ACTION, DenoisingTrajectory, Group, Prompt, TokenTrajectory
 from areal.broker.transport import SharedDirectory
 from areal.broker.weights import WeightStore
 from areal.learner.algorithm.config import AlgorithmConfig
-from areal.learner.archive import open_weights
-from areal.learner.checkpoint import CheckpointStore
+from areal.learner.archive import open_best, open_weights
+from areal.learner.best import ranking
+from areal.learner.checkpoint import CheckpointStore, copied
 from areal.learner.config import (
     CheckpointConfig,
     DatasetConfig,
@@ -36,9 +37,12 @@ from areal.learner.config import (
 )
 from areal.learner.dataset import Dataset
 from areal.learner.learner import Learner
+from areal.learner.policy import TokenPolicy
+from areal.learner.pupil import Pupil
 from areal.learner.recording import Recording
 from areal.learner.replay import Replay
 from areal.learner.settings import LearnerSettings
+from areal.learner.shards import Shards
 from areal.learner.trainer import Taken
 
 from .test_trainer import VOCAB, save_tiny_llama
@@ -206,6 +210,28 @@ def test_weights_are_archived_between_checkpoints_too(client: Client, run: str, 
         json.loads((folder / "state.json").read_text()) for folder in sorted((checkpoints / "archive").iterdir())
     ]
     assert [(state["step"], state["version"]) for state in archived] == [(2, 2), (4, 4), (6, 6)]
+
+
+def test_the_best_weights_are_kept_over_a_death(client: Client, run: str, tmp_path: Path) -> None:
+    """Each evaluation's weights are put aside when it begins: those of the round that a death cut off are swept."""
+    settings = dataclasses.replace(settings_of(run, tmp_path), checkpoint=CheckpointConfig(every_steps=2, best=2))
+    checkpoints, cut_off = tmp_path / "checkpoints", tmp_path / "checkpoints" / ".1.candidate"
+    cut_off.mkdir(parents=True)
+    with rollout(client, run, tmp_path):
+        abandon(Learner(settings, client), after=3)
+        assert not cut_off.exists()
+        Learner(settings, client).run()
+    evals = {record["step"]: record["accuracy"] for record in records(client, run, "eval")}
+    wanted = sorted(evals, key=lambda step: (-evals[step], step))[:2]
+    assert 6 in evals and [(each.step, each.score) for each in ranking(checkpoints)] == [
+        (step, evals[step]) for step in wanted
+    ]
+    assert not list(checkpoints.glob(".*"))
+    best, name = open_best(checkpoints), "model.norm.weight"
+    assert best.step == wanted[0] and best.names() == open_weights(checkpoints, 6).names()
+    if 6 in wanted:
+        kept = Shards(checkpoints / "best" / "step-00000006" / "weights")
+        assert kept.read(name).equal(open_weights(checkpoints, 6).read(name))
 
 
 def test_a_learner_that_dies_is_followed_by_one_that_counts_nothing_twice(
@@ -544,6 +570,22 @@ def test_a_critic_is_resumed_with_its_policy(client: Client, run: str, tmp_path:
         second.run()
     (final,) = records(client, run, "final")
     assert (final["groups_trained"], final["groups_lost"]) == (12, 0)
+
+
+def test_a_model_that_gives_copies_of_its_weights_cannot_be_resumed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As some mixtures of experts do, whose checkpoints have another form than their parameters."""
+    settings = settings_of("r", tmp_path)
+    store, pupil = CheckpointStore(tmp_path / "checkpoints", keep=1), Pupil(settings, lambda position: position)
+    store.save(pupil.snapshot(pupil.weights(), trained=[], epoch=0), permit=lambda: None, done=lambda: None)
+    store.wait()
+    assert Pupil(settings, lambda position: position, store.load_latest()).step == 0
+    monkeypatch.setattr(TokenPolicy, "weights", lambda policy: copied(policy._causal_lm.state_dict()))
+    with pytest.raises(
+        ModelError, match=r"keeps its weights in another form than its checkpoint: 'model\.embed_tokens"
+    ):
+        Pupil(settings, lambda position: position, store.load_latest())
 
 
 def replayed(settings: LearnerSettings, folder: Path, start: int = 0) -> tuple[CheckpointStore, list[dict[str, Any]]]:
