@@ -582,9 +582,7 @@ def test_a_model_that_gives_copies_of_its_weights_cannot_be_resumed(
     store.wait()
     assert Pupil(settings, lambda position: position, store.load_latest()).step == 0
     monkeypatch.setattr(TokenPolicy, "weights", lambda policy: copied(policy._causal_lm.state_dict()))
-    with pytest.raises(
-        ModelError, match=r"keeps its weights in another form than its checkpoint: 'model\.embed_tokens"
-    ):
+    with pytest.raises(ModelError, match=r"keeps its weights in another form than its checkpoint: 'model\."):
         Pupil(settings, lambda position: position, store.load_latest())
 
 
