@@ -22,7 +22,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from ..broker.errors import ArealError, DeadlineExceeded, ModelError
-from .saved import DIGEST, discard, folder_of, give_name, is_sound, read_state, saved_steps, seal, sweep
+from .saved import DIGEST, discard, folder_of, give_name, is_sound, read_state, restore, saved_steps, seal, sweep
 from .shards import Shards, write_shards
 from .staging import Staging
 
@@ -178,7 +178,8 @@ class CheckpointStore:
             self._pending.popleft()
 
     def load_latest(self) -> Checkpoint | None:
-        """The newest checkpoint, or None; raises ModelError if it is damaged."""
+        """The newest checkpoint, or None; raises ModelError if it is damaged. For the one that writes them."""
+        restore(self._directory)
         folders = saved_steps(self._directory)
         return Checkpoint(folders[max(folders)]) if folders else None
 

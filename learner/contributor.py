@@ -5,6 +5,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from safetensors.torch import save_file
 from torch import Tensor
 
+from ..broker.errors import DeadlineExceeded
 from .publisher import METADATA, WRITE_TIMEOUT_S, file_name, label
 from .ranks import Ranks
 
@@ -23,9 +24,12 @@ class Contributor:
         self._pending = self._writer.submit(self._contribute, version, weights)
 
     def wait(self) -> None:
-        """Until the version under way is written; raises its error."""
+        """Until the version under way is written; raises its error, or DeadlineExceeded."""
         if self._pending is not None:
-            self._pending.result(WRITE_TIMEOUT_S)
+            try:
+                self._pending.result(WRITE_TIMEOUT_S)
+            except TimeoutError as error:
+                raise DeadlineExceeded(f"this rank's weights were not written within {WRITE_TIMEOUT_S:g} s") from error
             self._pending = None
 
     def _contribute(self, version: int, weights: dict[str, Tensor]) -> None:

@@ -23,7 +23,7 @@ from ..broker.weights import open_store
 from .checkpoint import LearnerState
 from .dataset import Dataset
 from .evaluator import Evaluator
-from .feeder import Feeder, Flow
+from .feeder import Feeder
 from .intake import gather
 from .ledger import Ledger
 from .muster import lead
@@ -95,12 +95,7 @@ class Learner:
             self._lane,
             dataset,
             self._source,
-            Flow(
-                max_outstanding=(settings.staleness.max + 1) * settings.learner.groups_per_step,
-                max_dead_letters=settings.broker.max_dead_letters,
-                group_size=settings.group_size,
-                epoch=self._epoch,
-            ),
+            settings.flow(self._epoch),
             teaches=self._solved.teaches,
         )
         self._evaluator = Evaluator(

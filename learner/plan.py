@@ -99,7 +99,6 @@ class Planner:
         return work
 
     def _begin(self, batch: Batch, step: int, age_A: Tensor) -> Work:
-        segments = (batch.segment_ids_A, len(batch.trajectories))
         keep_A = self._kept(batch, age_A)
         work = Work(
             step,
@@ -111,8 +110,8 @@ class Planner:
                 keep_A=keep_A,
                 weight_A=self._weights(batch, keep_A),
                 age_A=age_A,
-                segment_ids_A=segments[0],
-                num_segments=segments[1],
+                segment_ids_A=batch.segment_ids_A,
+                num_segments=len(batch.trajectories),
             ),
         )
         reference_A = self._reference_logprobs(batch, work.watch)

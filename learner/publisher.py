@@ -23,8 +23,7 @@ METADATA = {"format": "pt"}
 class Publisher:
     """Writes one version at a time, in a thread of its own.
 
-    Where `shared`, every rank has one, publishes at the same time as the others, and adds the tensors that it owns to the
-    folder that the leader announces.
+    Where `shared`, the other ranks add the tensors that they own to the folder that is announced (Contributor).
     """
 
     def __init__(

@@ -12,7 +12,9 @@ from datetime import timedelta
 from typing import Any, TypeVar
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
 
 from ..broker.errors import RoleDied
 from ..broker.trajectory import Group
@@ -61,7 +63,7 @@ class Ranks:
         """The sum over all ranks of a tensor on the CPU, the same on each."""
         if self.count > 1:
             values = values.clone()
-            torch.distributed.all_reduce(values)
+            dist.all_reduce(values)
         return values
 
     def total(self, sums: Sequence[Mapping[str, float]]) -> dict[str, float]:
@@ -124,16 +126,13 @@ def blaming_others() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        if "gloo" not in str(error) and not isinstance(error, torch.distributed.DistError):
+        if "gloo" not in str(error) and not isinstance(error, dist.DistError):
             raise
         raise RoleDied(f"another rank of the learner is gone ({str(error).splitlines()[0]})") from error
 
 
 def join(store: Any, *, rank: int, count: int, host: str) -> Ranks:
     """This process as one of `count` ranks that meet at a torch.distributed store; `host` is what they meet by."""
-    import torch.distributed as dist
-    from torch.distributed.device_mesh import init_device_mesh
-
     if host == LOOPBACK:
         os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
     cuda = torch.cuda.is_available()

@@ -13,6 +13,8 @@ from ..broker.folder import checksum, flush, sync
 
 STATE_FILE = "state.json"
 DIGEST = "digest"
+REPLACED, DISPLACED = ".replaced.", ".displaced."
+"""Before the name of a folder that is being deleted, and of one that stands in until another has its name."""
 
 _NAME = re.compile(r"step-(\d+)")
 
@@ -51,9 +53,9 @@ def seal(aside: Path, state: dict[str, Any]) -> None:
 
 
 def give_name(aside: Path, folder: Path) -> None:
-    """Let a sealed folder appear under its name, in the place of what may have had it."""
+    """Let a sealed folder appear under its name, in the place of what may have had it; see `restore`."""
     folder.parent.mkdir(parents=True, exist_ok=True)
-    replaced = _unnamed(folder) if folder.exists() else None
+    replaced = _unnamed(folder, DISPLACED) if folder.exists() else None
     aside.rename(folder)
     for place in {folder.parent, folder.parent.parent, aside.parent}:
         sync(place)
@@ -63,17 +65,28 @@ def give_name(aside: Path, folder: Path) -> None:
 
 def discard(folder: Path) -> None:
     """Delete a folder; it loses its name first, so that nobody opens one that is being deleted."""
-    shutil.rmtree(_unnamed(folder), ignore_errors=True)
+    shutil.rmtree(_unnamed(folder, REPLACED), ignore_errors=True)
+
+
+def restore(place: Path) -> None:
+    """Give a step its folder back where a crash came between the old one's losing the name and the new one's getting it."""
+    for displaced in place.glob(f"{DISPLACED}*"):
+        folder = place / displaced.name.removeprefix(DISPLACED)
+        if folder.exists():
+            shutil.rmtree(displaced, ignore_errors=True)
+        else:
+            displaced.rename(folder)
+            sync(place)
 
 
 def sweep(place: Path, *patterns: str) -> None:
     """Delete what was left in that place half written, or half deleted."""
-    for pattern in (*patterns, ".replaced.*"):
+    for pattern in (*patterns, f"{REPLACED}*"):
         for left in place.glob(pattern):
             shutil.rmtree(left, ignore_errors=True)
 
 
-def _unnamed(folder: Path) -> Path:
-    aside = folder.with_name(f".replaced.{folder.name}")
+def _unnamed(folder: Path, prefix: str) -> Path:
+    aside = folder.with_name(f"{prefix}{folder.name}")
     shutil.rmtree(aside, ignore_errors=True)
     return folder.rename(aside)

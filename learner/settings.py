@@ -9,6 +9,7 @@ from ..broker.config import BrokerConfig
 from .best import BestWeights
 from .checkpoint import CheckpointStore
 from .config import CheckpointConfig, EvaluationConfig
+from .feeder import Flow
 from .pupil import Training
 
 
@@ -27,6 +28,15 @@ class LearnerSettings(Training):
     def leader_publishes(self) -> bool:
         """Whether all weights go through the rank that leads: an adapter is one file, and Redis one way."""
         return self.learner.ranks == 1 or self.model.lora is not None or self.broker.weights == "redis"
+
+    def flow(self, epoch: int) -> Flow:
+        """What bounds the prompts that a learner of that epoch issues."""
+        return Flow(
+            max_outstanding=(self.staleness.max + 1) * self.learner.groups_per_step,
+            max_dead_letters=self.broker.max_dead_letters,
+            group_size=self.group_size,
+            epoch=epoch,
+        )
 
     def checkpoints(self, group: Any = None) -> CheckpointStore:
         """The run's checkpoints; where there are several ranks, they save as this group of torch.distributed."""

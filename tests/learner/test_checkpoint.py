@@ -1,4 +1,5 @@
 import dataclasses
+import shutil
 import threading
 import time
 from pathlib import Path
@@ -233,3 +234,17 @@ def test_what_does_not_fit_a_checkpoint_is_named(tmp_path: Path) -> None:
     wanted = r"weights of the checkpoint .*step-00000005 cannot be taken over: 1 names differ, 'b' first; .*model.lora"
     with pytest.raises(ModelError, match=wanted):
         latest.fill("weights", {"a.weight": torch.zeros(4, 3)})
+
+
+@pytest.mark.parametrize("renamed", [False, True])
+def test_a_crash_while_a_checkpoint_is_replaced_leaves_one(tmp_path: Path, renamed: bool) -> None:
+    """Between the old one's losing the name of the step and the new one's getting it, or just after."""
+    store = CheckpointStore(tmp_path, keep=1)
+    save(store, 5)
+    if renamed:
+        shutil.copytree(tmp_path / "step-00000005", tmp_path / ".displaced.step-00000005")
+    else:
+        (tmp_path / "step-00000005").rename(tmp_path / ".displaced.step-00000005")
+    latest = CheckpointStore(tmp_path, keep=1).load_latest()
+    assert latest is not None and latest.state.step == 5
+    assert [path.name for path in tmp_path.iterdir()] == ["step-00000005"]
