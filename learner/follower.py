@@ -12,9 +12,9 @@ from ..broker.client import Client
 from ..broker.errors import TrainingError
 from ..broker.meeting import Meeting
 from ..broker.rollcall import Activity
-from .checkpoint import LearnerState
 from .contributor import Contributor
 from .dataset import Dataset
+from .keeper import Keeper
 from .muster import follow
 from .orders import Order
 from .pupil import Pupil
@@ -49,9 +49,7 @@ class Shadow:
     def __init__(self, settings: LearnerSettings, ranks: Ranks, *, step: int) -> None:
         checkpoint = settings.checkpoints().load(step) if step else None
         self._pupil = Pupil(settings, Dataset(settings.dataset).identity, checkpoint, ranks)
-        self._checkpoints = settings.checkpoints(ranks.group)
-        self._pupil.before_update(self._checkpoints.await_copy)
-        self._best = settings.best(self._checkpoints, epoch=0, permit=_nothing)
+        self._keeper = Keeper(settings, self._pupil, ranks, epoch=0, permit=_nothing)
         self._contributor = Contributor(ranks)
         self._weights: dict[str, Tensor] = {}
 
@@ -74,23 +72,20 @@ class Shadow:
                 self._contributor.publish(given["version"], self._weights)
             case "checkpoint":
                 snapshot = self._pupil.snapshot(self._weights, trained=[], epoch=0)
-                self._checkpoints.save(snapshot, permit=_nothing, done=_nothing)
+                self._keeper.checkpoint(snapshot, done=_nothing)
             case "archive":
-                self._checkpoints.archive(self._bare_state(), self._weights, permit=_nothing)
+                self._keeper.archive(self._weights)
             case "put_aside":
-                self._best.put_aside(self._bare_state(), self._weights)
+                self._keeper.put_aside(self._weights)
             case "save_pretrained":
                 self._pupil.save_pretrained(Path(given["folder"]))
             case name:
                 raise ValueError(f"the leader ordered {name!r}, which this rank knows nothing of")
 
-    def _bare_state(self) -> LearnerState:
-        return LearnerState(self._pupil.step, self._pupil.version, [], 0)
-
     def close(self) -> None:
         """Until all that is on the way is written."""
         self._contributor.wait()
-        self._checkpoints.wait()
+        self._keeper.wait()
 
 
 def _nothing() -> None:

@@ -25,12 +25,14 @@ from .dataset import Dataset
 from .evaluator import Evaluator
 from .feeder import Feeder
 from .intake import gather
+from .keeper import Keeper
 from .ledger import Ledger
 from .muster import lead
 from .publisher import Publisher
 from .pupil import Pupil
 from .ranks import ALONE, LOOPBACK, Ranks
-from .recording import Lesson, Recording
+from .recording import Lesson
+from .reporter import Reporter
 from .screen import unfit
 from .settings import LearnerSettings
 from .solved import SolveRates
@@ -69,21 +71,19 @@ class Learner:
         checkpoint = settings.checkpoints().load_latest()
         if checkpoint is not None and checkpoint.state.epoch >= self._epoch:  # a clock went back
             self._epoch = self._bulletin.lead(after=checkpoint.state.epoch)
+        self._reporter = Reporter(self._bulletin, epoch=self._epoch, steps=settings.learner.steps)
         self._ranks = self._mustered(host)
         self._ranks.tell("begin", step=0 if checkpoint is None else checkpoint.state.step)
-        self._checkpoints = settings.checkpoints(self._ranks.group)
-        self._event("learner: loading the model")
+        self._reporter.event("loading the model")
         dataset = Dataset(settings.dataset)
         self._solved = SolveRates(settings.algorithm.filters.solved, dataset)
         self._pupil = Pupil(settings, dataset.identity, checkpoint, self._ranks)
-        self._pupil.before_update(self._checkpoints.await_copy)
+        self._keeper = Keeper(settings, self._pupil, self._ranks, epoch=self._epoch, permit=self._permit)
         state = LearnerState(step=0, version=0, trained=[], epoch=self._epoch)
         if checkpoint is not None:
             state = checkpoint.state
             self._solved.load(state.solved)
-            self._event(f"learner: resumed from the checkpoint of step {state.step}")
-        self._recording = Recording(settings.directory / "groups")
-        self._recording.forget(after=state.step)
+            self._reporter.event(f"resumed from the checkpoint of step {state.step}")
         self._source = GroupSource(
             self._lane,
             Ledger(state.trained),
@@ -105,7 +105,6 @@ class Learner:
             epoch=self._epoch,
             report=self._report_eval,
         )
-        self._best = settings.best(self._checkpoints, epoch=self._epoch, permit=self._permit)
         self._publisher = Publisher(
             self._weights,
             self._pupil.adapter_config(),
@@ -121,13 +120,13 @@ class Learner:
         count = self._settings.learner.ranks
         if count == 1:
             return ALONE
-        self._event(f"learner: waiting for the other {count - 1} of its {count} ranks")
+        self._reporter.event(f"waiting for the other {count - 1} of its {count} ranks")
         return lead(Meeting(self._client, self._settings.run), epoch=self._epoch, host=host, count=count)
 
     def run(self) -> None:
         """Train until the last step or the order to drain; leaves a checkpoint and a final record behind."""
         self._begin()
-        self._event(f"learner: at step {self._pupil.step} of {self._settings.learner.steps}, waiting for groups")
+        self._reporter.event(f"at step {self._pupil.step} of {self._settings.learner.steps}, waiting for groups")
         if self._pupil.step < self._settings.learner.steps:
             self._evaluate(self._copied_weights())
         while self._pupil.step < self._settings.learner.steps and not self._draining():
@@ -137,7 +136,7 @@ class Learner:
 
     def _begin(self) -> None:
         """Publish what training starts from, and begin to fetch."""
-        self._best.sweep()
+        self._keeper.sweep()
         self._publish_start()
         self._source.start()
 
@@ -145,7 +144,9 @@ class Learner:
         """Take a batch and learn from it; False if told to drain while waiting for it."""
         began = time.perf_counter()
         filtered = self._source.filtered
-        came = gather(self._source, self._settings, idle=self._idle, pass_over=self._pass_over, warn=self._warn)
+        came = gather(
+            self._source, self._settings, idle=self._idle, pass_over=self._pass_over, warn=self._reporter.warn
+        )
         deliveries = came.deliveries
         if not deliveries:
             return False
@@ -180,7 +181,7 @@ class Learner:
         version = self._pupil.version
         taken = self._pupil.learn(groups)
         if self._settings.learner.record:
-            self._recording.add(Lesson(self._pupil.step, version, self._pupil.resumes, groups), permit=self._permit)
+            self._keeper.record(Lesson(self._pupil.step, version, self._pupil.resumes, groups))
         return taken
 
     def _pass_over(self, constant: list[Delivery]) -> None:
@@ -207,7 +208,7 @@ class Learner:
         self._source.reject(deliveries, cause)
         self._feeder.look_again()  # a group that Redis had forgotten leaves no dead letter
         prompts = ", ".join(str(each.group.prompt_id) for each in deliveries[:8])
-        self._event(f"learner: {len(deliveries)} groups are dead-lettered (prompts {prompts}): {cause}", level="error")
+        self._reporter.event(f"{len(deliveries)} groups are dead-lettered (prompts {prompts}): {cause}", level="error")
 
     def _unfit(self, group: Group[Any]) -> str | None:
         """Why a group that has come cannot be learned from; the first few such are told of, all are dead letters."""
@@ -216,16 +217,15 @@ class Learner:
             self._num_unfit += 1
             if self._num_unfit <= MAX_TOLD:
                 more = "; no more of these are shown, see `areal dead list`" if self._num_unfit == MAX_TOLD else ""
-                self._event(f"learner: a group is dead-lettered: {cause}{more}", level="error")
+                self._reporter.event(f"a group is dead-lettered: {cause}{more}", level="error")
         return cause
 
     def _after_step(self, weights: dict[str, Tensor]) -> None:
         last = self._pupil.step == self._settings.learner.steps
         if not last and self._pupil.step % self._settings.checkpoint.every_steps == 0:
             self._checkpoint(weights)
-        elif not last and self._checkpoints.archives(self._pupil.step):
-            self._ranks.tell("archive")
-            self._checkpoints.archive(self._bare_state(), weights, permit=self._permit)
+        elif not last:
+            self._keeper.archive(weights)
         every = self._settings.evaluation.every_steps
         if not last and every and self._pupil.step % every == 0:
             self._evaluate(weights)
@@ -237,25 +237,25 @@ class Learner:
         finished = self._pupil.step >= self._settings.learner.steps
         if finished and self._settings.evaluation.every_steps:
             self._evaluate_last(weights)
-        self._checkpoints.wait()
+        self._keeper.wait()
         self._source.close()
         self._evaluator.close()
-        self._best.drop()
+        self._keeper.drop()
         if finished:
             self._pupil.save_pretrained(self._settings.directory / "model")
         self._ranks.tell("end")
-        self._bulletin.report(self._final_record(finished))
+        self._report_end()
 
     def _evaluate_last(self, weights: dict[str, Tensor]) -> None:
         """Evaluate what the run has come to, after the round that may be under way, unless told to drain."""
-        self._event("learner: the last evaluation")
+        self._reporter.event("the last evaluation")
         deadline = time.monotonic() + FINAL_EVALUATION_S
         began = False
         while not (self._evaluator.finish(EVALUATION_TICK_S) and began):
             began = began or self._begin_evaluation(weights)
             self._publisher.ensure()
             if self._draining() or time.monotonic() > deadline:
-                self._warn("the last evaluation did not end in time")
+                self._reporter.warn("the last evaluation did not end in time")
                 return
 
     def _publish_start(self) -> None:
@@ -268,35 +268,21 @@ class Learner:
 
     def _checkpoint(self, weights: dict[str, Tensor]) -> None:
         """Let the state be copied aside and written; what it covers is acknowledged once it is durable."""
-        trained = self._source.ledger.ranges()
         snapshot = self._pupil.snapshot(
             weights,
-            trained=trained,
+            trained=self._source.ledger.ranges(),
             epoch=self._epoch,
             filtered=self._source.filtered,
             solved=self._solved.state(),
         )
         covered = self._source.settled()
-        self._ranks.tell("checkpoint")
-        self._checkpoints.save(
-            snapshot,
-            permit=self._permit_checkpoint,
-            done=lambda: self._source.acknowledge(covered),
-        )
+        self._keeper.checkpoint(snapshot, done=lambda: self._source.acknowledge(covered))
 
     def _copied_weights(self) -> dict[str, Tensor]:
         return self._pupil.weights(by_leader=self._settings.leader_publishes)
 
-    def _permit_checkpoint(self) -> None:
-        self._recording.wait()  # so that no batch that it covers is missing there
-        self._permit()
-
     def _permit(self) -> None:
         require_lead(self._client, self._settings.run, self._epoch)
-
-    def _bare_state(self) -> LearnerState:
-        """What is kept of it beside weights that are alone."""
-        return LearnerState(self._pupil.step, self._pupil.version, [], self._epoch)
 
     def _evaluate(self, weights: dict[str, Tensor]) -> None:
         if not self._begin_evaluation(weights):
@@ -306,13 +292,12 @@ class Learner:
         """Whether a round has begun; its weights are put aside first, as its score may come at any time."""
         if not self._evaluator.finish(0):
             return False
-        self._ranks.tell("put_aside")
-        self._best.put_aside(self._bare_state(), weights)
+        self._keeper.put_aside(weights)
         return self._evaluator.begin(step=self._pupil.step, version=self._pupil.version)
 
     def _report_eval(self, record: dict[str, Any]) -> None:
-        self._bulletin.report(record)
-        self._best.judge(record["step"], record["accuracy"])
+        self._reporter.evaluation(record)
+        self._keeper.judge(record["step"], record["accuracy"])
 
     def _idle(self) -> bool:
         """Called while waiting for groups: replace what was lost on the way; True to stop waiting."""
@@ -327,39 +312,19 @@ class Learner:
     def _draining(self) -> bool:
         return self._bulletin.ordered() == DRAIN
 
-    def _report_step(self, deliveries: Sequence[Delivery], measured: dict[str, Any]) -> None:
-        record: dict[str, Any] = {
-            "kind": "step",
-            "time": time.time(),
-            "step": self._pupil.step,
-            "steps": self._settings.learner.steps,
-            "version": self._pupil.version,
-            "epoch": self._epoch,
-            "prompt_ids": [delivery.group.prompt_id for delivery in deliveries],
-            "groups_waiting": self._source.num_waiting,
-            "groups_refused": self._num_refused,
-        }
+    def _report_step(self, learned: Sequence[Delivery], measured: dict[str, Any]) -> None:
+        counts = {"groups_waiting": self._source.num_waiting, "groups_refused": self._num_refused}
         self._num_refused = 0
-        self._bulletin.report(record | measured)
+        self._reporter.step(self._pupil.step, self._pupil.version, learned, counts | measured)
 
-    def _final_record(self, finished: bool) -> dict[str, Any]:
+    def _report_end(self) -> None:
         depth, ledger = self._lane.depth(), self._source.ledger
-        return {
-            "kind": "final",
-            "time": time.time(),
-            "finished": finished,
-            "step": self._pupil.step,
-            "version": self._pupil.version,
-            "groups_trained": len(ledger) - self._source.filtered,
-            "groups_filtered": self._source.filtered,
-            "groups_lost": len(ledger.missing(depth.issued, self._lane.positions())),
-            "dead_letters": depth.dead,
-            "outstanding": self._source.outstanding(self._lane.listing()),
-        }
-
-    def _warn(self, text: str) -> None:
-        self._event(f"learner: {text}", level="warning")
-
-    def _event(self, text: str, level: str = "info") -> None:
-        logger.info("%s", text)
-        self._bulletin.report({"kind": "event", "time": time.time(), "level": level, "text": text})
+        self._reporter.final(
+            self._pupil.step,
+            self._pupil.version,
+            depth=depth,
+            groups_trained=len(ledger) - self._source.filtered,
+            groups_filtered=self._source.filtered,
+            groups_lost=len(ledger.missing(depth.issued, self._lane.positions())),
+            outstanding=self._source.outstanding(self._lane.listing()),
+        )

@@ -155,9 +155,8 @@ def await_answers(client: Client, run: str) -> None:
 
 
 def leave(learner: Learner) -> None:
-    learner._checkpoints.wait()
+    learner._keeper.wait()
     learner._publisher.wait()
-    learner._recording.wait()
     learner._source.close()
     learner._evaluator.close()
 
