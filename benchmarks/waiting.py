@@ -16,6 +16,7 @@ import subprocess
 import sys
 import tempfile
 from importlib.metadata import version
+from itertools import pairwise
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -107,7 +108,7 @@ def measure(steps: int) -> list[dict[str, Any]]:
             crowd.kill()
             crowd.wait()
             server.stop()
-    return [later for step, later in zip(records, records[1:], strict=False) if step["groups_waiting"] >= GROUPS]
+    return [later for step, later in pairwise(records) if step["groups_waiting"] >= GROUPS]
 
 
 def main() -> None:

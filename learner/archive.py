@@ -12,7 +12,7 @@ from torch import Tensor
 from ..broker.errors import ModelError
 from .best import BEST, ranking
 from .checkpoint import ARCHIVE, WEIGHTS
-from .saved import is_sound, read_state, saved_steps
+from .saved import require_sound, saved_steps
 from .shards import Shards
 
 ATTEMPTS = 3
@@ -42,11 +42,14 @@ class SavedWeights:
 
 
 def open_weights(checkpoints: Path, step: int | None = None) -> SavedWeights:
-    """The weights of that step, or of the newest; raises ModelError, naming the steps there are."""
+    """The weights of that step, or of the newest checkpoint; raises ModelError, naming the steps there are.
+
+    Weights alone are the newest only where there is no checkpoint: those beyond it may be of a lineage that is lost.
+    """
     cause: OSError | None = None
     for _ in range(ATTEMPTS):
         folders = _folders(checkpoints)
-        chosen = max(folders, default=0) if step is None else step
+        chosen = max(saved_steps(checkpoints) or folders, default=0) if step is None else step
         if chosen not in folders:
             raise ModelError(_missing(checkpoints, chosen, sorted(folders)))
         try:
@@ -79,16 +82,16 @@ def _folders(checkpoints: Path) -> dict[int, Path]:
 
 def _open(folder: Path) -> Shards:
     """The weights of a folder that is whole; raises OSError if that is gone or replaced by the end."""
-    opened = folder.stat().st_ino
+    opened, shards, damage = folder.stat().st_ino, None, ""
     try:
-        sound = is_sound(folder, read_state(folder), WEIGHTS)
-        shards = Shards(folder / WEIGHTS) if sound else None
-    except ValueError:
-        shards = None
+        require_sound(folder, WEIGHTS)
+        shards = Shards(folder / WEIGHTS)
+    except ValueError as error:
+        damage = str(error)
     if folder.stat().st_ino != opened:
         raise FileNotFoundError(f"{folder} was replaced")
     if shards is None:
-        raise ModelError(f"the weights in {folder} are damaged (their checksum differs); name another step")
+        raise ModelError(f"the weights in {folder} are damaged ({damage}); name another step")
     return shards
 
 

@@ -5,7 +5,6 @@
 The engines are given newer weights while a round is answered (see Evaluator); those that are kept are the ones it began with.
 """
 
-import json
 import math
 import shutil
 from collections.abc import Callable
@@ -15,9 +14,8 @@ from pathlib import Path
 
 from torch import Tensor
 
-from ..broker.folder import flush
-from .checkpoint import WRITE_TIMEOUT_S, CheckpointStore, LearnerState
-from .saved import STATE_FILE, discard, folder_of, give_name, read_state, saved_steps, sweep
+from .checkpoint import CheckpointStore, LearnerState
+from .saved import amend, discard, folder_of, give_name, read_state, saved_steps, sweep
 
 BEST = "best"
 SCORE = "score"
@@ -73,15 +71,13 @@ class BestWeights:
         written, self._written = self._written, None
         if written is None:
             return
-        written.result(WRITE_TIMEOUT_S)
+        self._store.wait_for(written)
         others = [each for each in ranking(self._checkpoints) if each.step != step]
         better = [each for each in others if (-each.score, each.step) < (-score, step)]
         folder = folder_of(self._checkpoints / BEST, step)
         self._permit()
         if len(better) < self._keep and math.isfinite(score):
-            state = read_state(self._candidate) | {SCORE: score}
-            (self._candidate / STATE_FILE).write_text(json.dumps(state))
-            flush(self._candidate)
+            amend(self._candidate, **{SCORE: score})
             give_name(self._candidate, folder)
         elif folder.exists():
             discard(folder)

@@ -10,23 +10,35 @@ checkpoints/best/                   see best.py
 
 import json
 import shutil
-from collections import deque
 from collections.abc import Callable, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from threading import Event
 from typing import Any, TypeVar
 
 import torch.distributed as dist
+from safetensors import SafetensorError
 from torch import Tensor
 
 from ..broker.errors import ArealError, DeadlineExceeded, ModelError
-from .saved import DIGEST, discard, folder_of, give_name, is_sound, read_state, restore, saved_steps, seal, sweep
+from .behind import Behind
+from .saved import (
+    discard,
+    folder_of,
+    give_name,
+    parts_of,
+    read_state,
+    require_sound,
+    restore,
+    saved_steps,
+    seal,
+    sweep,
+)
 from .shards import Shards, write_shards
 from .staging import Staging
 
-ARCHIVE = "archive"
+ARCHIVE, PARTIAL = "archive", ".partial"
 WEIGHTS, OPTIMIZER, CRITIC, RANDOM = "weights", "optimizer", "critic", "random"
 WRITE_TIMEOUT_S = 1800.0
 
@@ -75,21 +87,16 @@ class Checkpoint:
         """Raises ModelError if it is damaged."""
         self._folder = folder
         try:
-            known = read_state(folder)
-            damaged = [part for part in known[DIGEST] if not is_sound(folder, known, part)]
-            if not damaged:
-                self._parts = {part: Shards(folder / part) for part in known.pop(DIGEST)}
-                self.state = LearnerState(**known)
-                self.rng = self._parts[RANDOM].read("rng")
+            parts = parts_of(folder)
+            for part in parts:
+                require_sound(folder, part)
+            self._parts = {part: Shards(folder / part) for part in parts}
+            self.state = LearnerState(**read_state(folder))
+            self.rng = self._parts[RANDOM].read("rng")
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise ModelError(
                 f"the checkpoint {folder} cannot be read: {error}; delete it to resume before it"
             ) from error
-        if damaged:
-            raise ModelError(
-                f"the checkpoint {folder} is damaged (the checksum of its {damaged[0]} differs); delete it to resume "
-                "before it"
-            )
 
     def parts(self) -> set[str]:
         """What it holds tensors of: weights, optimizer, and critic if there was one."""
@@ -127,28 +134,29 @@ class CheckpointStore:
         self._archive_every = archive_every
         self._group = group
         self._leads = group is None or group.rank() == 0
-        self._writer = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
+        self._behind = Behind("a checkpoint", timeout_s=WRITE_TIMEOUT_S)
         self._staging = Staging()
         self._handed_over: Snapshot | None = None
-        self._pending: deque[Future[None]] = deque()
-        self._pending_step = -1
+        self._step = -1
         self._copied = Event()
         self._copied.set()
 
     def save(self, snapshot: Snapshot, *, permit: Callable[[], None], done: Callable[[], None]) -> None:
         """Copy and write in the background, then call `done`; unless `permit`, called when all is written aside, raises.
 
-        The tensors must not change until `await_copy` returns. Waits for, and raises the error of, the write before.
+        The tensors must not change until `await_copy` returns. Waits for the write before. What goes wrong with any
+        is raised by all of these methods from then on.
         """
         self.wait()
         self._copied.clear()
         self._handed_over = snapshot
-        self._submit(snapshot.state.step, self._write, snapshot.state, permit, done)
+        self._begin(snapshot.state.step, self._write, snapshot.state, permit, done)
 
     def await_copy(self) -> None:
-        """Until the tensors that were handed to `save` may change; raises DeadlineExceeded."""
+        """Until the tensors that were handed to `save` may change; raises DeadlineExceeded, and what went wrong."""
         if not self._copied.wait(WRITE_TIMEOUT_S):
             raise DeadlineExceeded(f"the state of a checkpoint was not copied within {WRITE_TIMEOUT_S:g} s")
+        self._behind.check()
 
     def archives(self, step: int) -> bool:
         """Whether the weights of that step are kept for good; where it is saved, `save` sees to that too."""
@@ -157,25 +165,30 @@ class CheckpointStore:
     def archive(self, state: LearnerState, weights: dict[str, Tensor], *, permit: Callable[[], None]) -> None:
         """Write the weights alone, in the background like `save`."""
         self.wait()
-        self._submit(state.step, self._keep_for_good, state, weights, permit)
+        self._begin(state.step, self._keep_for_good, state, weights, permit)
 
     def put_aside(self, folder: Path, state: LearnerState, weights: dict[str, Tensor]) -> Future[None]:
         """Write the weights alone into a sealed folder that somebody else gives a name, in the background like `save`.
 
         Where the same step is being saved it waits for nothing, as the tensors are the same.
         """
-        if state.step != self._pending_step:
+        if state.step != self._step:
             self.wait()
-        return self._submit(state.step, self._write_aside, folder, _of_weights(state), {WEIGHTS: weights})
+        return self._begin(state.step, self._write_aside, folder, _of_weights(state), {WEIGHTS: weights})
 
     def wait(self) -> None:
         """Until all writes under way are durable; raises the error of the first that failed, or DeadlineExceeded."""
-        while self._pending:
-            try:
-                self._pending[0].result(WRITE_TIMEOUT_S)
-            except TimeoutError as error:
-                raise DeadlineExceeded(f"a checkpoint was not written within {WRITE_TIMEOUT_S:g} s") from error
-            self._pending.popleft()
+        self._behind.wait()
+
+    def wait_for(self, written: Future[None]) -> None:
+        """Until this write is durable; raises its error, or DeadlineExceeded."""
+        self._behind.wait_for(written)
+        written.result()
+
+    def sweep(self) -> None:
+        """Put right what earlier learners left half written or half replaced. For the one that writes them."""
+        sweep(self._directory, f".*{PARTIAL}")
+        sweep(self._directory / ARCHIVE)
 
     def load_latest(self) -> Checkpoint | None:
         """The newest checkpoint, or None; raises ModelError if it is damaged. For the one that writes them."""
@@ -191,17 +204,16 @@ class CheckpointStore:
             raise ModelError(f"there is no checkpoint of step {step} in {self._directory}; those there: {there}")
         return Checkpoint(folders[step])
 
-    def _submit(self, step: int, write: Callable[..., None], *given: Any) -> Future[None]:
-        self._pending_step = step
-        self._pending.append(self._writer.submit(write, *given))
-        return self._pending[-1]
+    def _begin(self, step: int, write: Callable[..., None], *given: Any) -> Future[None]:
+        self._step = step
+        return self._behind.begin(write, *given)
 
     def _write(self, state: LearnerState, permit: Callable[[], None], done: Callable[[], None]) -> None:
         parts = self._copies()
         if self.archives(state.step):  # first: a run that resumes from this step does not come by it again
             self._keep_for_good(state, parts[WEIGHTS], permit)
         self._put(self._directory, asdict(state), parts, permit)
-        self._led(self._prune)
+        self._led(lambda: self._prune(state.step))
         self._led(done)
 
     def _copies(self) -> Parts:
@@ -222,7 +234,7 @@ class CheckpointStore:
 
     def _put(self, place: Path, state: dict[str, Any], parts: Parts, permit: Callable[[], None]) -> None:
         """Write a step's folder aside, and give it its name in that place once it is whole and permitted."""
-        folder, aside = folder_of(place, state["step"]), self._directory / f".{state['epoch']}.partial"
+        folder, aside = folder_of(place, state["step"]), self._directory / f".{state['epoch']}{PARTIAL}"
         if self._led(lambda: _is_there(folder, state)):
             return
 
@@ -234,16 +246,25 @@ class CheckpointStore:
         self._led(name)
 
     def _write_aside(self, aside: Path, state: Any, parts: Parts) -> None:
-        aside = self._led(lambda: _emptied(aside))  # the first rank's, who knows the epoch
-        for part, tensors in parts.items():
-            write_shards(aside / part, tensors, self._group)
-        self._led(lambda: seal(aside, state))
+        folder = self._led(lambda: _emptied(aside))  # the first rank's, who knows the epoch
+        try:
+            for part, tensors in parts.items():
+                write_shards(folder / part, tensors, self._group)
+            self._led(lambda: seal(folder, state))
+        except (OSError, SafetensorError) as error:
+            shutil.rmtree(folder, ignore_errors=True)  # on a full disk what is half written takes the rest of it
+            raise ArealError(
+                f"step {state['step']} cannot be saved in {self._directory}: {error}; make room there, or lower "
+                "checkpoint.keep"
+            ) from error
 
-    def _prune(self) -> None:
-        for old in [*saved_steps(self._directory).values()][: -self._keep]:
-            discard(old)
-        sweep(self._directory / ARCHIVE)
-        sweep(self._directory, ".*.partial")
+    def _prune(self, step: int) -> None:
+        """Keep the newest up to this step, the one just written; what is beyond it is of a lineage that is lost."""
+        kept = saved_steps(self._directory)
+        lineage = [each for each in kept if each <= step]
+        for old in kept.keys() - set(lineage[-self._keep :]):
+            discard(kept[old])
+        self.sweep()
 
     def _led(self, do: Callable[[], T]) -> T:
         """What the first rank makes of it, on every rank; raises on all what it raises there."""
@@ -277,11 +298,10 @@ def _of_weights(state: LearnerState) -> dict[str, Any]:
 
 def _is_there(folder: Path, state: dict[str, Any]) -> bool:
     """Whether that very state has been written; it is whole then, since it bears its name."""
-    if not folder.exists():
+    try:
+        return bool(read_state(folder) == json.loads(json.dumps(state)))
+    except (OSError, ValueError):  # none, or one that is damaged
         return False
-    there = read_state(folder)
-    there.pop(DIGEST, None)
-    return bool(there == json.loads(json.dumps(state)))
 
 
 def _emptied(folder: Path) -> Path:

@@ -28,12 +28,15 @@ class Evaluator:
         samples: int,
         epoch: int,
         report: Callable[[dict[str, Any]], None],
+        warn: Callable[[str], None] = logger.warning,
     ) -> None:
+        """`report` is given the record of each round, and `warn` is told why one came to nothing; in another thread."""
         self._lane = lane
         self._rows = rows
         self._samples = samples
         self._epoch = epoch
         self._report = report
+        self._warn = warn
         self._idle = threading.Event()
         self._idle.set()
         self._closed = False
@@ -71,8 +74,9 @@ class Evaluator:
             groups = self._await_round(first)
             if groups:
                 self._report(_record(groups, step) | {"unanswered": len(self._rows) - len(groups)})
-        except Exception:
+        except Exception as error:
             logger.exception("the evaluation of step %d failed", step)
+            self._warn(f"the evaluation of step {step} failed: {error}")
         finally:
             self._idle.set()
 

@@ -32,6 +32,7 @@ class Keeper:
 
     def sweep(self) -> None:
         """Delete what earlier learners left that is of no more use: half written, or of a lineage that is lost."""
+        self._checkpoints.sweep()
         self._best.sweep()
         self._recording.forget(after=self._pupil.step)
 

@@ -104,6 +104,7 @@ class Learner:
             samples=settings.evaluation.samples,
             epoch=self._epoch,
             report=self._report_eval,
+            warn=self._reporter.warn,
         )
         self._publisher = Publisher(
             self._weights,
@@ -296,8 +297,15 @@ class Learner:
         return self._evaluator.begin(step=self._pupil.step, version=self._pupil.version)
 
     def _report_eval(self, record: dict[str, Any]) -> None:
+        """A round that has ended; one without all its answers says little of its weights."""
         self._reporter.evaluation(record)
-        self._keeper.judge(record["step"], record["accuracy"])
+        step, unanswered = record["step"], record["unanswered"]
+        if unanswered:
+            self._reporter.warn(
+                f"{unanswered} held-out rows came back unanswered; the score of step {step} is not judged"
+            )
+        else:
+            self._keeper.judge(step, record["accuracy"])
 
     def _idle(self) -> bool:
         """Called while waiting for groups: replace what was lost on the way; True to stop waiting."""

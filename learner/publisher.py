@@ -2,16 +2,14 @@
 
 import json
 import logging
-import time
-from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 from safetensors.torch import save_file
 from torch import Tensor
 
-from ..broker.errors import DeadlineExceeded
 from ..broker.weights import Published, WeightStore
+from .behind import Behind
 from .ranks import ALONE, Ranks
 
 logger = logging.getLogger(__name__)
@@ -40,33 +38,19 @@ class Publisher:
         self._epoch = epoch
         self._ranks = ranks
         self._shared = shared
-        self._writer = ThreadPoolExecutor(1, thread_name_prefix="publisher")
-        self._pending: Future[Published] | None = None
+        self._behind = Behind("a version of the weights", timeout_s=WRITE_TIMEOUT_S)
         self._last: Published | None = None
 
-    def publish(self, version: int, weights: dict[str, Tensor]) -> float:
-        """Begin to publish tensors that nobody else changes; returns the seconds spent waiting for the version before.
-
-        Raises what went wrong with that one.
-        """
-        began = time.perf_counter()
+    def publish(self, version: int, weights: dict[str, Tensor]) -> None:
+        """Begin to publish tensors that nobody else changes; waits for the version before, and raises its error."""
         self.wait()
-        waited_s = time.perf_counter() - began
         if self._shared:
             self._ranks.tell("publish", version=version)
-        self._pending = self._writer.submit(
-            self._store.publish, version, lambda folder: self._write(folder, version, weights), epoch=self._epoch
-        )
-        return waited_s
+        self._behind.begin(self._announce, version, weights)
 
     def wait(self) -> None:
         """Until the version under way is announced; raises its error, or DeadlineExceeded."""
-        if self._pending is not None:
-            try:
-                self._last = self._pending.result(WRITE_TIMEOUT_S)
-            except TimeoutError as error:
-                raise DeadlineExceeded(f"weights were not written within {WRITE_TIMEOUT_S:g} s") from error
-            self._pending = None
+        self._behind.wait()
 
     def ensure(self) -> None:
         """See that the version published last is still announced, and begin to announce it again if it is not.
@@ -74,12 +58,20 @@ class Publisher:
         A Redis that was killed comes back a second older, and workers would wait for a version that it has forgotten.
         Call it while waiting for them: it costs one look at Redis. Raises what went wrong with that version.
         """
-        if self._pending is not None and not self._pending.done():
+        if not self._behind.idle:
             return
-        self.wait()
+        self._behind.check()
         if self._last is not None and self._store.is_lost(self._last):
             logger.warning("version %d is no longer announced; announcing it again", self._last.version)
-            self._pending = self._writer.submit(self._store.restore, self._last, epoch=self._epoch)
+            self._behind.begin(self._announce_again, self._last)
+
+    def _announce(self, version: int, weights: dict[str, Tensor]) -> None:
+        self._last = self._store.publish(
+            version, lambda folder: self._write(folder, version, weights), epoch=self._epoch
+        )
+
+    def _announce_again(self, last: Published) -> None:
+        self._last = self._store.restore(last, epoch=self._epoch)
 
     def _write(self, folder: Path, version: int, weights: dict[str, Tensor]) -> None:
         if self._adapter_config is not None:

@@ -11,20 +11,21 @@ travelled (broker/codec.py). Integers are little endian, and the file ends with 
 
 import json
 import struct
+import uuid
 import zlib
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ..broker.codec import decode_group, encode_group
-from ..broker.errors import CodecError, DeadlineExceeded
+from ..broker.errors import CodecError
 from ..broker.folder import sync
 from ..broker.trajectory import Group
+from .behind import Behind
 
 MAGIC = b"\x89AREAL\n\x01"
-SUFFIX = ".groups"
+SUFFIX, PARTIAL = ".groups", ".partial"
 WRITE_TIMEOUT_S = 600.0
 
 _PART = struct.Struct("<II")
@@ -45,8 +46,10 @@ class Recording:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._writer = ThreadPoolExecutor(1, thread_name_prefix="recording")
-        self._pending: Future[None] | None = None
+        self._aside = (
+            folder / f".{uuid.uuid4().hex}{PARTIAL}"
+        )  # nobody else's: a learner that was frozen may yet write on
+        self._behind = Behind("a batch", timeout_s=WRITE_TIMEOUT_S)
 
     def steps(self) -> list[int]:
         """The steps that there are lessons of, in order."""
@@ -66,7 +69,9 @@ class Recording:
         return lesson
 
     def forget(self, *, after: int) -> None:
-        """Delete the lessons beyond a step: they were learned from in a lineage that is lost."""
+        """Delete the lessons beyond a step, learned from in a lineage that is lost, and what was left half written."""
+        for left in self._folder.glob(f".*{PARTIAL}"):
+            left.unlink(missing_ok=True)
         for step in self.steps():
             if step > after:
                 self._path(step).unlink()
@@ -77,16 +82,11 @@ class Recording:
         Waits for, and raises the error of, the write before.
         """
         self.wait()
-        self._pending = self._writer.submit(self._write, lesson, permit)
+        self._behind.begin(self._write, lesson, permit)
 
     def wait(self) -> None:
         """Until all lessons are durable; raises what went wrong with the last, or DeadlineExceeded."""
-        pending = self._pending
-        try:
-            if pending is not None:
-                pending.result(WRITE_TIMEOUT_S)
-        except TimeoutError as error:
-            raise DeadlineExceeded(f"a batch was not recorded within {WRITE_TIMEOUT_S:g} s") from error
+        self._behind.wait()
 
     def _path(self, step: int) -> Path:
         return self._folder / f"step-{step:08d}{SUFFIX}"
@@ -94,12 +94,11 @@ class Recording:
     def _write(self, lesson: Lesson, permit: Callable[[], None]) -> None:
         self._folder.mkdir(parents=True, exist_ok=True)
         path = self._path(lesson.step)
-        aside = path.with_suffix(".partial")
-        with aside.open("wb") as file:
+        with self._aside.open("wb") as file:
             file.writelines(_encoded(lesson))
-        sync(aside)
+        sync(self._aside)
         permit()
-        aside.replace(path)
+        self._aside.replace(path)
         sync(self._folder)
 
 

@@ -3,7 +3,6 @@
 import json
 import shutil
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -32,7 +31,7 @@ def test_archived_weights_stay_when_their_checkpoint_goes(tmp_path: Path) -> Non
     save(store, 5, 10, 15)
     assert names(tmp_path) == ["archive", "step-00000015"] and names(tmp_path / "archive") == ["step-00000010"]
     kept = tmp_path / "archive" / "step-00000010"
-    assert names(kept) == ["state.json", "weights"] and names(kept / "weights") == ["00001.safetensors"]
+    assert names(kept) == ["digests.json", "state.json", "weights"] and names(kept / "weights") == ["00001.safetensors"]
     assert json.loads((kept / "state.json").read_text()).items() >= {"step": 10, "version": 13, "epoch": 6}.items()
     assert open_weights(tmp_path).step == 15
     found = open_weights(tmp_path, 10)
@@ -80,6 +79,14 @@ def test_a_learner_that_leads_no_more_archives_none(tmp_path: Path) -> None:
     assert not (tmp_path / "archive").exists()
 
 
+def test_the_newest_are_those_of_a_checkpoint(tmp_path: Path) -> None:
+    """What is archived beyond it may be of a lineage that is lost."""
+    store = CheckpointStore(tmp_path, keep=2, archive_every=5)
+    save(store, 4)
+    keep(store, 35, value=3.0)
+    assert open_weights(tmp_path).step == 4 and value_of(tmp_path, 35) == 3.0
+
+
 def test_open_weights_outlive_their_files(tmp_path: Path) -> None:
     save(CheckpointStore(tmp_path, keep=1), 5)
     weights = open_weights(tmp_path, 5)
@@ -94,9 +101,9 @@ def test_a_step_that_goes_while_it_is_opened_is_looked_for_again(
     """Its checkpoint is replaced, or deleted, when half of it has been summed up."""
     store = CheckpointStore(tmp_path, keep=1, archive_every=5)
     save(store, 5)
-    is_sound, folders = archive.is_sound, []
+    require_sound, folders = archive.require_sound, []
 
-    def interrupted(folder: Path, state: dict[str, Any], part: str) -> bool:
+    def interrupted(folder: Path, part: str) -> None:
         folders.append(folder)
         if len(folders) == 1:
             if place == ".":
@@ -104,9 +111,9 @@ def test_a_step_that_goes_while_it_is_opened_is_looked_for_again(
                 store.wait()
             else:
                 save(store, 6)
-        return is_sound(folder, state, part)
+        require_sound(folder, part)
 
-    monkeypatch.setattr(archive, "is_sound", interrupted)
+    monkeypatch.setattr(archive, "require_sound", interrupted)
     assert value_of(tmp_path, 5) == (2.0 if place == "." else 1.0)
     assert folders == [tmp_path / "step-00000005", tmp_path / place / "step-00000005"]
 
@@ -125,7 +132,7 @@ def test_an_unknown_step_is_refused_with_those_there_are(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("damage", ["flip", "lose"])
-@pytest.mark.parametrize("file", ["weights/00001.safetensors", "state.json"])
+@pytest.mark.parametrize("file", ["weights/00001.safetensors", "digests.json"])
 def test_damaged_weights_are_refused(tmp_path: Path, file: str, damage: str) -> None:
     save(CheckpointStore(tmp_path, keep=1), 5)
     path = tmp_path / "step-00000005" / file

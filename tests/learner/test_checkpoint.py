@@ -1,18 +1,26 @@
 import dataclasses
+import errno
 import shutil
 import threading
 import time
+from collections.abc import Callable
+from concurrent.futures import wait
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from safetensors import SafetensorError
 from torch import Tensor
 from torch.nn import Parameter
 
-from areal.broker.errors import Fenced, ModelError
+from areal.broker.errors import ArealError, Fenced, ModelError
+from areal.learner import checkpoint, saved
+from areal.learner.best import BestWeights
 from areal.learner.checkpoint import CheckpointStore, LearnerState, Snapshot, copied
 from areal.learner.config import OptimizerConfig
 from areal.learner.optimizer import Optimizer
+from areal.learner.saved import give_name, read_state
 from areal.learner.staging import Staging
 
 
@@ -108,6 +116,31 @@ def test_nothing_is_done_when_writing_fails(tmp_path: Path) -> None:
     assert done == []
 
 
+@pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "No space left"), SafetensorError("IoError: No space left")])
+def test_a_disk_that_is_full_stops_training_and_is_left_as_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    """Half of it is written when the room ends."""
+    store = CheckpointStore(tmp_path, keep=2)
+    save(store, 5)
+    written = checkpoint.write_shards
+
+    def fails(folder: Path, tensors: dict[str, Tensor], group: object = None) -> None:
+        if folder.name == "optimizer":
+            raise error
+        written(folder, tensors)
+
+    monkeypatch.setattr(checkpoint, "write_shards", fails)
+    done: list[int] = []
+    store.save(snapshot(6), permit=lambda: None, done=lambda: done.append(6))
+    wait([store._behind._last], 10)
+    with pytest.raises(
+        ArealError, match=r"step 6 cannot be saved in .*No space left.*make room there, or lower checkpoint.keep"
+    ):
+        store.await_copy()
+    assert names(tmp_path) == ["step-00000005"] and done == []
+
+
 def test_an_error_of_what_follows_is_raised(tmp_path: Path) -> None:
     def fails() -> None:
         raise RuntimeError("the broker is gone")
@@ -131,7 +164,14 @@ def test_one_half_written_is_never_loaded(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "file", ["weights/00001.safetensors", "optimizer/00001.safetensors", "random/00001.safetensors", "state.json"]
+    "file",
+    [
+        "weights/00001.safetensors",
+        "optimizer/00001.safetensors",
+        "random/00001.safetensors",
+        "state.json",
+        "digests.json",
+    ],
 )
 @pytest.mark.parametrize("damage", ["flip", "cut", "lose"])
 def test_a_damaged_one_is_refused(tmp_path: Path, file: str, damage: str) -> None:
@@ -144,7 +184,7 @@ def test_a_damaged_one_is_refused(tmp_path: Path, file: str, damage: str) -> Non
     elif damage == "cut":
         path.write_bytes(content[: len(content) // 2])
     else:
-        content[-1] ^= 0x20
+        content[content.rindex(b"1") if path.suffix == ".json" else -1] ^= 0x01  # of a number another one
         path.write_bytes(content)
     with pytest.raises(ModelError, match=r"step-00000005 .*delete it to resume before it"):
         store.load_latest()
@@ -174,15 +214,23 @@ def test_a_learner_that_leads_no_more_writes_none(tmp_path: Path) -> None:
 
 
 def test_training_waits_for_the_copy_and_for_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The next update comes while nothing, or a part, has been copied, and its state is not mixed in."""
-    may_begin, copy = threading.Event(), Staging._copy
+    """The next update comes while nothing, or a part, has been copied, and its state is not mixed in.
+
+    The writing does not begin before that update is over.
+    """
+    may_begin, may_write, copy, written = threading.Event(), threading.Event(), Staging._copy, checkpoint.write_shards
 
     def slow(staging: Staging, key: tuple[str, str], tensor: Tensor) -> Tensor:
         assert may_begin.wait(10)
         time.sleep(0.02)
         return copy(staging, key, tensor)
 
+    def later(*given: Any) -> None:
+        assert may_write.wait(10)
+        written(*given)
+
     monkeypatch.setattr(Staging, "_copy", slow)
+    monkeypatch.setattr(checkpoint, "write_shards", later)
     store = CheckpointStore(tmp_path, keep=2)
     parameters = [Parameter(torch.full((3,), float(number))) for number in range(6)]
     optimizer = Optimizer(parameters, OptimizerConfig(lr=0.1), total_steps=9)
@@ -196,15 +244,14 @@ def test_training_waits_for_the_copy_and_for_nothing_else(tmp_path: Path, monkey
     update(0)
     before = copied_now(optimizer.state())
     made = dataclasses.replace(snapshot(1), optimizer=optimizer.state())
-    written = threading.Event()
-    store.save(made, permit=lambda: None, done=written.set)
-    assert not written.is_set()
+    store.save(made, permit=lambda: None, done=lambda: None)
     threading.Timer(0.1, may_begin.set).start()
     update(1)
+    may_write.set()
     after = copied_now(optimizer.state())
     store.wait()
-    saved = store.load(1).read("optimizer")
-    assert saved.keys() == before.keys() and all(torch.equal(saved[name], before[name]) for name in before)
+    there = store.load(1).read("optimizer")
+    assert there.keys() == before.keys() and all(torch.equal(there[name], before[name]) for name in before)
     assert not any(torch.equal(after[name], before[name]) for name in before)
 
 
@@ -212,8 +259,7 @@ def copied_now(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     return {name: tensor.clone() for name, tensor in tensors.items()}
 
 
-def test_training_goes_on_when_a_copy_cannot_be_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """So that the learner comes to where the error is raised."""
+def test_a_copy_that_cannot_be_made_is_not_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
     def fails(*_: object) -> Tensor:
         raise MemoryError("no memory is left")
@@ -221,8 +267,8 @@ def test_training_goes_on_when_a_copy_cannot_be_made(tmp_path: Path, monkeypatch
     monkeypatch.setattr(Staging, "_copy", fails)
     store = CheckpointStore(tmp_path, keep=2)
     store.save(snapshot(1), permit=lambda: None, done=lambda: None)
-    store.await_copy()
     with pytest.raises(MemoryError, match="no memory is left"):
+        store.await_copy()
         store.wait()
     assert names(tmp_path) == []
 
@@ -236,15 +282,57 @@ def test_what_does_not_fit_a_checkpoint_is_named(tmp_path: Path) -> None:
         latest.fill("weights", {"a.weight": torch.zeros(4, 3)})
 
 
+@pytest.mark.parametrize("place", ["", "archive", "best"])
 @pytest.mark.parametrize("renamed", [False, True])
-def test_a_crash_while_a_checkpoint_is_replaced_leaves_one(tmp_path: Path, renamed: bool) -> None:
+def test_a_crash_while_a_step_is_replaced_leaves_it(
+    tmp_path: Path, place: str, renamed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Between the old one's losing the name of the step and the new one's getting it, or just after."""
-    store = CheckpointStore(tmp_path, keep=1)
-    save(store, 5)
+    folder, aside = tmp_path / place / "step-00000005", tmp_path / ".7.partial"
+    save(CheckpointStore(tmp_path, keep=1), 5)
+    if place:
+        give_name(tmp_path / "step-00000005", folder)
+    shutil.copytree(folder, aside)
     if renamed:
-        shutil.copytree(tmp_path / "step-00000005", tmp_path / ".displaced.step-00000005")
+        monkeypatch.setattr(saved.shutil, "rmtree", crash)
     else:
-        (tmp_path / "step-00000005").rename(tmp_path / ".displaced.step-00000005")
-    latest = CheckpointStore(tmp_path, keep=1).load_latest()
-    assert latest is not None and latest.state.step == 5
-    assert [path.name for path in tmp_path.iterdir()] == ["step-00000005"]
+        monkeypatch.setattr(Path, "rename", crash_at(aside, Path.rename))
+    with pytest.raises(KeyboardInterrupt):
+        give_name(aside, folder)
+    monkeypatch.undo()
+    store = CheckpointStore(tmp_path, keep=1)
+    latest = store.load_latest()
+    assert place or (latest is not None and latest.state.step == 5)
+    store.sweep()
+    BestWeights(store, tmp_path, keep=1, epoch=9, permit=lambda: None).sweep()
+    assert read_state(folder)["step"] == 5
+    assert names(tmp_path) == [folder.relative_to(tmp_path).parts[0]] and names(folder.parent)[0] == folder.name
+
+
+def crash(*_: object, **__: object) -> None:
+    raise KeyboardInterrupt
+
+
+def crash_at(path: Path, do: Callable[[Path, Path], Path]) -> Callable[[Path, Path], Path]:
+    """Renames everything but that."""
+
+    def rename(this: Path, to: Path) -> Path:
+        return crash() or this if this == path else do(this, to)
+
+    return rename
+
+
+def test_what_a_learner_wrote_that_led_no_more_goes_with_the_next(tmp_path: Path) -> None:
+    """It had leave, was frozen, and named its step when another had gone on from an earlier one."""
+    store = CheckpointStore(tmp_path, keep=1)
+    save(store, 40)
+    save(store, 30)
+    assert names(tmp_path) == ["step-00000030"]
+
+
+def test_what_was_left_half_written_is_swept(tmp_path: Path) -> None:
+    store = CheckpointStore(tmp_path, keep=2)
+    save(store, 5)
+    (tmp_path / ".7.partial" / "weights").mkdir(parents=True)
+    store.sweep()
+    assert names(tmp_path) == ["step-00000005"]

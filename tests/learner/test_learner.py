@@ -233,6 +233,19 @@ def test_the_best_weights_are_kept_over_a_death(client: Client, run: str, tmp_pa
         assert kept.read(name).equal(open_weights(checkpoints, 6).read(name))
 
 
+def test_a_score_without_all_its_answers_is_not_judged(client: Client, run: str, tmp_path: Path) -> None:
+    settings = dataclasses.replace(settings_of(run, tmp_path), checkpoint=CheckpointConfig(best=1))
+    learner, score = Learner(settings, client), {"kind": "eval", "step": 0, "accuracy": 1.0}
+    learner._begin()
+    learner._keeper.put_aside(learner._copied_weights())
+    learner._report_eval(score | {"unanswered": 2})
+    assert not ranking(tmp_path / "checkpoints")
+    assert "2 held-out rows came back unanswered" in records(client, run, "event")[-1]["text"]
+    learner._report_eval(score | {"unanswered": 0})
+    assert [each.score for each in ranking(tmp_path / "checkpoints")] == [1.0]
+    leave(learner)
+
+
 def test_a_learner_that_dies_is_followed_by_one_that_counts_nothing_twice(
     client: Client, run: str, tmp_path: Path
 ) -> None:

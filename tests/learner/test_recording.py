@@ -55,6 +55,24 @@ def test_a_step_that_is_taken_again_replaces_its_file_and_those_after_it_are_for
     assert recording.steps() == [1, 2] and same(recording.read(2), other)
 
 
+def test_a_learner_that_was_frozen_spoils_nothing(tmp_path: Path) -> None:
+    """It thaws with its file open when another has recorded the same step, and may not name its own."""
+    frozen, other = Recording(tmp_path), Lesson(2, 7, [(5, 4)], lesson(3).groups)
+
+    def thaw() -> None:
+        add(Recording(tmp_path), other)
+        with frozen._aside.open("ab") as file:
+            file.write(b"and so on")
+        raise Fenced("epoch 6 is over")
+
+    frozen.add(lesson(2), permit=thaw)
+    with pytest.raises(Fenced):
+        frozen.wait()
+    assert same(frozen.read(2), other)
+    frozen.forget(after=2)
+    assert [path.name for path in tmp_path.iterdir()] == ["step-00000002.groups"]
+
+
 def test_what_is_not_permitted_is_not_recorded(tmp_path: Path) -> None:
     def refuse() -> None:
         raise Fenced("epoch 6 is over")
