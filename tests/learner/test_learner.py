@@ -629,6 +629,7 @@ def test_what_was_recorded_makes_the_same_weights_again(
     with rollout(client, run, tmp_path, spoils=lambda number: number % 5 == 4):
         abandon(Learner(settings, client), after=3)  # with a checkpoint of step 2 behind it
         second = Learner(settings, client)
+        second._keeper.sweep()
         assert Recording(tmp_path / "groups").steps() == [1, 2]
         second.run()
     steps = records(client, run, "step")
