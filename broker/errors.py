@@ -12,7 +12,8 @@ ArealError                  shown to the user without a traceback
 │   └── EngineDied          the engine is gone, and every request in it
 ├── RewardError             a reward raised, timed out or crashed: a failure, never a score
 ├── TrainingError           a loss or gradient that is not finite, or a batch that no longer fits the model
-├── RoleDied                a process of the run ended by itself
+├── ProcessDied             a role's process ended by itself, without an error of these
+├── RoleDied                a role ended because another one had, without which it cannot go on
 └── DeadlineExceeded        a wait that ended without what it awaited
 
 It stands in the lowest package so that every other one may raise from it.
@@ -67,8 +68,12 @@ class TrainingError(ArealError):
     """An optimiser step cannot be taken."""
 
 
+class ProcessDied(ArealError):
+    """A role's process ended by itself."""
+
+
 class RoleDied(ArealError):
-    """A process of the run ended by itself."""
+    """Another role is gone, without which this one cannot go on."""
 
 
 class DeadlineExceeded(ArealError):

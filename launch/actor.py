@@ -10,6 +10,7 @@ import os
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from typing import Any
 
 from ..broker import errors
@@ -23,7 +24,7 @@ class RoleActor:
     """Runs one role."""
 
     def __init__(self, spec: RoleSpec) -> None:
-        self._spec = spec
+        self._spec = replace(spec, host=_own_host())
 
     def run(self) -> None:
         """Until the role ends; raises the ArealError that it ended on, or one that tells how its process died."""
@@ -51,6 +52,14 @@ class RoleActor:
             raise _error_of(exit_code, report)
 
 
+def _own_host() -> str:
+    """The address by which Ray, and so every node, knows this one."""
+    import ray
+
+    host: str = ray.util.get_node_ip_address()
+    return host
+
+
 def _read_now(descriptor: int) -> bytes:
     """What lies in a pipe; a process that outlived the role may still hold its other end."""
     os.set_blocking(descriptor, False)
@@ -66,8 +75,8 @@ def _error_of(exit_code: int, report: bytes) -> Exception:
         told: dict[str, Any] = json.loads(report)
     except ValueError:
         how = f"signal {signal.Signals(-exit_code).name}" if exit_code < 0 else f"exit code {exit_code}"
-        return errors.RoleDied(f"its process ended by {how} without a word")
+        return errors.ProcessDied(f"its process ended by {how} without a word")
     kind = getattr(errors, told["kind"], None)
     if isinstance(kind, type) and issubclass(kind, errors.ArealError):
         return kind(told["text"])
-    return errors.RoleDied(f"{told['kind']}: {told['text']}")
+    return errors.ProcessDied(f"{told['kind']}: {told['text']}")

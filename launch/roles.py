@@ -10,13 +10,13 @@ import faulthandler
 import json
 import logging
 import os
-import socket
 import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from ..broker.address import Address
+import psutil
+
 from ..broker.client import Client, connect
 from ..broker.rollcall import Activity, Presence, RollCall
 from .config import RunConfig
@@ -30,7 +30,10 @@ MAX_TEXT = 8_000
 
 @dataclass(frozen=True, slots=True)
 class RoleSpec:
-    """What a role's process is told: the configuration (as JSON values), the model's place, and the broker's URL."""
+    """What a role's process is told: the configuration (as JSON values), the model's place, and the broker's URL.
+
+    `host` is the address by which Ray knows the node that it runs on, which its actor adds.
+    """
 
     name: str
     config: dict[str, Any]
@@ -39,6 +42,7 @@ class RoleSpec:
     directory: str
     run_key: str
     index: int = 0
+    host: str = ""
 
     @property
     def role(self) -> str:
@@ -91,6 +95,9 @@ def run_learner(spec: RoleSpec, config: RunConfig, client: Client, activity: Act
     from ..learner.ranks import LOOPBACK, blaming_others
     from ..learner.settings import LearnerSettings
 
+    host = LOOPBACK if config.cluster.address is None else spec.host
+    if config.learner.ranks > 1:
+        _speak_by(host)
     settings = LearnerSettings(
         run=spec.run_key,
         directory=Path(spec.directory),
@@ -108,20 +115,16 @@ def run_learner(spec: RoleSpec, config: RunConfig, client: Client, activity: Act
     )
     with blaming_others():
         if spec.index == 0:
-            host = _own_host(Address.of(spec.broker_url)) if config.cluster.address is not None else LOOPBACK
-            Learner(settings, client, activity, host=host or LOOPBACK).run()
+            Learner(settings, client, activity, host=host).run()
         else:
             Follower(settings, client, spec.index, activity).run()
 
 
-def _own_host(redis: Address) -> str | None:
-    """This node's address as the cluster reaches it: that by which it reaches Redis itself; None on a Unix socket."""
-    if redis.spoken_to is None:
-        return None
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as looking:
-        looking.connect(redis.spoken_to)  # sends nothing
-        own: str = looking.getsockname()[0]
-    return own
+def _speak_by(host: str) -> None:
+    """Have gloo take the network interface that has this address; it would take the one of the host's own name."""
+    names = [name for name, own in psutil.net_if_addrs().items() if host in {each.address for each in own}]
+    if names:
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", names[0])
 
 
 def run_rollout(spec: RoleSpec, config: RunConfig, client: Client, activity: Activity) -> None:

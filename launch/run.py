@@ -95,12 +95,14 @@ class Driver:
             bulletin = Bulletin(client, self._rundir.key)
             self._patiently(partial(bulletin.keep_order, RUN))
             after = self._patiently(bulletin.last)
+            roll = RollCall(client, self._rundir.key, silent_after_s=self._config.broker.lease_s)
+            watch = RollWatch(roll)
             supervisor = Supervisor(
                 self._config.cluster,
-                self._roles(url),
+                self._companies(url),
                 gpus_per_engine=self._config.rollout.engine.tensor_parallel_size,
+                heard=partial(self._patiently, roll.heard),
             )
-            watch = RollWatch(RollCall(client, self._rundir.key, silent_after_s=self._config.broker.lease_s))
             try:
                 self._say("starting Ray and the roles")
                 supervisor.start()
@@ -184,13 +186,15 @@ class Driver:
         if summary["steps"]:
             self._progress.finish(summary, self._rundir.path)
 
-    def _roles(self, url: str) -> list[RoleSpec]:
+    def _companies(self, url: str) -> list[list[RoleSpec]]:
+        """The ranks of the learner, which live and die together, and each rollout worker."""
         learners = ["learner", *(f"learner-{rank}" for rank in range(1, self._config.learner.ranks))]
         workers = [f"rollout-{index}" for index in range(self._config.rollout.workers)]
         config = self._config.model_dump(mode="json")
         shared = (config, self._model_path, url, str(self._rundir.path), self._rundir.key)
         return [
-            RoleSpec(name, *shared, index=index) for names in (learners, workers) for index, name in enumerate(names)
+            [RoleSpec(name, *shared, index=rank) for rank, name in enumerate(learners)],
+            *([RoleSpec(name, *shared, index=index)] for index, name in enumerate(workers)),
         ]
 
     @contextmanager

@@ -3,12 +3,15 @@
 import logging
 import os
 import time
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from ..broker.errors import ArealError, ConfigError, ModelError, TooManyDeadLetters
+from ..broker.rollcall import Heard
 from .actor import RoleActor
+from .company import Company, Placed
 from .config import ClusterConfig
+from .gpus import GpuShares, deal
 from .roles import LEARNER, RoleSpec
 
 logger = logging.getLogger(__name__)
@@ -22,33 +25,32 @@ RAY_ENVIRONMENT = {
 BACKOFF_S = 1.0
 PLACE_TIMEOUT_S = 180.0
 STEADY_S = 120.0
-"""A role that has worked for so long before it died starts with a clean count."""
+"""Roles that have lived for so long before one died start with a clean count, if they have got something done."""
 
 FATAL = (ConfigError, ModelError, TooManyDeadLetters)
 """Errors that another try cannot mend."""
 
 
-@dataclass(slots=True)
-class Placed:
-    """A role that runs, or waits to be started again."""
-
-    spec: RoleSpec
-    actor: Any = None
-    result: Any = None
-    ready: Any = None
-    started_at: float = 0.0
-    restarts: int = 0
-    restart_at: float = 0.0
-    done: bool = False
-
-
 class Supervisor:
     """Owns the actors of a run. What a person should be told is gathered for `drain_events`."""
 
-    def __init__(self, config: ClusterConfig, roles: list[RoleSpec], *, gpus_per_engine: int) -> None:
+    def __init__(
+        self,
+        config: ClusterConfig,
+        companies: Sequence[Sequence[RoleSpec]],
+        *,
+        gpus_per_engine: int,
+        heard: Callable[[], Sequence[Heard]],
+    ) -> None:
+        """
+        companies: the roles, those together that live and die together; the first of these leads the others.
+        heard: the roll-call, which tells who has done some work.
+        """
         self._config = config
-        self._placed = [Placed(spec) for spec in roles]
+        self._companies = [Company([Placed(spec) for spec in specs]) for specs in companies]
         self._gpus_per_engine = gpus_per_engine
+        self._gpus = GpuShares()
+        self._heard = heard
         self._events: list[tuple[str, str]] = []
         self._ray: Any = None
 
@@ -75,28 +77,26 @@ class Supervisor:
         except Exception as error:
             raise ArealError(f"Ray did not start (cluster.address is {self._config.address}): {error}") from error
         self._ray = ray
-        for placed in self._placed:
-            self._place(placed)
+        self._gpus = self._deal()
+        if self._num_ranks > 1:
+            self._check_nodes()
+        for company in self._companies:
+            self._place(company)
 
     def tick(self) -> None:
         """Look after the roles once. Raises ArealError when one cannot be kept alive."""
-        for placed in self._placed:
-            if placed.done:
-                continue
-            if placed.actor is None:
-                if time.monotonic() >= placed.restart_at:
-                    self._place(placed)
-            elif self._ray.wait([placed.result], timeout=0)[0]:
-                self._end(placed)
-            elif placed.ready is not None:
-                self._await_place(placed)
+        for company in self._companies:
+            if company.restart_at is None:
+                self._look_after(company)
+            elif time.monotonic() >= company.restart_at:
+                self._place(company)
 
     def is_done(self, name: str) -> bool:
         """Whether the role has ended by itself and well."""
         return any(placed.done for placed in self._placed if placed.spec.name == name)
 
     def all_done(self) -> bool:
-        return all(placed.done for placed in self._placed)
+        return all(company.done for company in self._companies)
 
     def drain_events(self) -> list[tuple[str, str]]:
         """(level, text) of what has happened since the last call."""
@@ -107,65 +107,117 @@ class Supervisor:
         """Kill what still runs, and end the Ray that was started here."""
         if self._ray is None:
             return
-        for placed in self._placed:
-            if placed.actor is not None:
-                self._ray.kill(placed.actor)
+        for company in self._companies:
+            self._kill(company)
         self._ray.shutdown()
         self._ray = None
 
-    def _place(self, placed: Placed) -> None:
-        gpus = self._gpus(placed.spec)
-        actor_class = self._ray.remote(RoleActor)
-        placed.actor = actor_class.options(num_cpus=1, num_gpus=gpus, max_restarts=0).remote(placed.spec)
-        placed.ready = placed.actor.__ray_ready__.remote()
-        placed.result = placed.actor.run.remote()
-        placed.started_at = time.monotonic()
+    # Where roles go
 
-    def _await_place(self, placed: Placed) -> None:
+    @property
+    def _placed(self) -> list[Placed]:
+        return [placed for company in self._companies for placed in company.members]
+
+    @property
+    def _num_ranks(self) -> int:
+        return sum(placed.spec.role == LEARNER for placed in self._placed)
+
+    def _deal(self) -> GpuShares:
+        """The GPUs of a role of each kind. Raises ConfigError if there are too few."""
+        ranks = self._num_ranks
+        workers = len(self._placed) - ranks
+        gpus = int(self._ray.cluster_resources().get("GPU", 0))
+        return deal(gpus, ranks=ranks, workers=workers, per_engine=self._gpus_per_engine)
+
+    def _check_nodes(self) -> None:
+        """Raises ConfigError if ranks on different nodes could not reach each other."""
+        hosts = sorted({node["NodeManagerAddress"] for node in self._ray.nodes() if node["Alive"]})
+        alone = [host for host in hosts if host == "::1" or host.startswith("127.")]
+        if alone and len(hosts) > 1:
+            raise ConfigError(
+                f"the Ray cluster has the nodes {', '.join(hosts)}, and to others {alone[0]} is their own loopback: ranks "
+                f"there and elsewhere would not meet (learner.ranks is {self._num_ranks}). Start that node with "
+                "ray start --node-ip-address and an address that the others reach, or set learner.ranks to 1"
+            )
+
+    def _place(self, company: Company) -> None:
+        company.placed_at, company.restart_at = time.monotonic(), None
+        for placed in company.members:
+            gpus = self._gpus_of(placed.spec)
+            actor_class = self._ray.remote(RoleActor)
+            placed.actor = actor_class.options(num_cpus=1, num_gpus=gpus, max_restarts=0).remote(placed.spec)
+            placed.ready = placed.actor.__ray_ready__.remote()
+            placed.result = placed.actor.run.remote()
+            placed.done, placed.error = False, None
+
+    def _gpus_of(self, spec: RoleSpec) -> float:
+        return self._gpus.learner if spec.role == LEARNER else self._gpus.rollout
+
+    def _await_place(self, placed: Placed, since: float) -> None:
         """Raises ArealError for a role that the cluster has had no room for."""
         if self._ray.wait([placed.ready], timeout=0)[0]:
             placed.ready = None
-        elif time.monotonic() - placed.started_at > PLACE_TIMEOUT_S:
+        elif time.monotonic() - since > PLACE_TIMEOUT_S:
             raise ArealError(
                 f"Ray found no place for {placed.spec.name} within {PLACE_TIMEOUT_S:g} s; it needs 1 CPU and "
-                f"{self._gpus(placed.spec):g} GPUs, and the cluster has {self._ray.available_resources()} left"
+                f"{self._gpus_of(placed.spec):g} GPUs, and the cluster has {self._ray.available_resources()} left"
             )
 
-    def _gpus(self, spec: RoleSpec) -> float:
-        """GPUs of a role: its own if there are enough, else equal shares of what there is."""
-        available = float(self._ray.cluster_resources().get("GPU", 0))
-        wanted = sum(self._own_gpus(placed.spec) for placed in self._placed)
-        own = self._own_gpus(spec)
-        return float(own) if available >= wanted else available / len(self._placed)
+    # How they end
 
-    def _own_gpus(self, spec: RoleSpec) -> int:
-        return 1 if spec.role == LEARNER else self._gpus_per_engine
+    def _look_after(self, company: Company) -> None:
+        for placed in company.running():
+            if self._ray.wait([placed.result], timeout=0)[0]:
+                self._end(placed)
+            elif placed.ready is not None:
+                self._await_place(placed, company.placed_at)
+        culprit = None if company.leader.done else company.culprit(time.monotonic())
+        if culprit is not None and culprit.error is not None:
+            self._plan_restart(company, culprit.spec, culprit.error)
 
     def _end(self, placed: Placed) -> None:
-        """Note how a role ended; plan its restart unless it ended well."""
+        """Note how a role ended."""
         try:
             self._ray.get(placed.result)
             placed.done = True
         except Exception as error:
-            self._plan_restart(placed, error)
+            placed.error, placed.failed_at = getattr(error, "cause", None) or error, time.monotonic()
         placed.actor = placed.result = placed.ready = None
 
-    def _plan_restart(self, placed: Placed, error: Exception) -> None:
-        cause = getattr(error, "cause", None) or error
-        name = placed.spec.name
-        said = str(cause) if isinstance(cause, ArealError) else f"{type(cause).__name__}: {_first_line(cause)}"
+    def _plan_restart(self, company: Company, spec: RoleSpec, cause: Exception) -> None:
+        """End all of a company, whose member that is to blame ended on this, and have them placed again in a while."""
         if isinstance(cause, FATAL):
             raise cause
-        if time.monotonic() - placed.started_at > STEADY_S:
-            placed.restarts = 0
-        if placed.restarts >= self._config.max_restarts:
+        said = str(cause) if isinstance(cause, ArealError) else f"{type(cause).__name__}: {_first_line(cause)}"
+        several = len(company.members) > 1
+        if self._is_steady(company):
+            company.restarts = 0
+        if company.restarts >= self._config.max_restarts:
+            who = f"ranks of the {spec.role}" if several else spec.name
+            last = f"the last time {spec.name}, " if several else ""
             raise ArealError(
-                f"{name} died {placed.restarts + 1} times in a row: {said}\n  its log: {placed.spec.log}"
+                f"{who} died {company.restarts + 1} times in a row: {last}{said}\n  its log: {spec.log}"
             ) from cause
-        placed.restarts += 1
-        delay_s = BACKOFF_S * 2 ** (placed.restarts - 1)
-        placed.restart_at = time.monotonic() + delay_s
-        self._events.append(("warning", f"{name} died ({said}); starting it again in {delay_s:g} s"))
+        self._kill(company)
+        company.restarts += 1
+        delay_s = BACKOFF_S * 2 ** (company.restarts - 1)
+        company.restart_at = time.monotonic() + delay_s
+        what = "all its ranks" if several else "it"
+        self._events.append(("warning", f"{spec.name} died ({said}); starting {what} again in {delay_s:g} s"))
+
+    def _is_steady(self, company: Company) -> bool:
+        """Whether it has lived for a while, and its leader has done something since it was placed."""
+        lived_s = time.monotonic() - company.placed_at
+        return lived_s > STEADY_S and any(
+            heard.ago_s < lived_s and heard.member.active_at > heard.member.started_at
+            for heard in self._heard()
+            if heard.member.name == company.leader.spec.name
+        )
+
+    def _kill(self, company: Company) -> None:
+        for placed in company.running():
+            self._ray.kill(placed.actor)
+            placed.actor = placed.result = placed.ready = None
 
 
 def _first_line(error: BaseException) -> str:

@@ -1,0 +1,216 @@
+"""Who is placed, and what becomes of roles that die; Ray is a fake, as is the clock."""
+
+import pytest
+
+from areal.broker.errors import ArealError, ConfigError, DeadlineExceeded, ModelError, ProcessDied, RoleDied
+from areal.launch.company import TELL_S
+from areal.launch.supervisor import PLACE_TIMEOUT_S, STEADY_S
+
+from .cluster import Cluster, FakeRay
+
+GONE = RoleDied("another rank of the learner is gone (Connection closed by peer)")
+KILLED = ProcessDied("its process ended by signal SIGKILL without a word")
+
+
+@pytest.fixture
+def cluster(monkeypatch: pytest.MonkeyPatch) -> Cluster:
+    """Two ranks and a worker, placed."""
+    return Cluster(monkeypatch).start()
+
+
+def test_every_role_is_placed_once(cluster: Cluster) -> None:
+    for _ in range(3):
+        cluster.tick(after_s=STEADY_S)
+    assert cluster.placements() == {"learner": 1, "learner-1": 1, "rollout-0": 1}
+    assert not cluster.supervisor.all_done() and cluster.told == []
+
+
+def test_ranks_have_gpus_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    cluster = Cluster(monkeypatch, ranks=3, workers=2, ray=FakeRay(gpus=4)).start()
+    assert {name: lives[0].gpus for name, lives in cluster.ray.lives.items()} == {
+        "learner": 1,
+        "learner-1": 1,
+        "learner-2": 1,
+        "rollout-0": 0.5,
+        "rollout-1": 0.5,
+    }
+
+
+def test_with_too_few_gpus_nothing_is_placed(monkeypatch: pytest.MonkeyPatch) -> None:
+    cluster = Cluster(monkeypatch, ranks=8, workers=1, ray=FakeRay(gpus=8))
+    with pytest.raises(ConfigError, match="the cluster has 8 GPUs, and this run wants 9"):
+        cluster.start()
+    assert cluster.ray.lives == {}
+
+
+def test_ranks_do_not_meet_on_a_loopback_of_several_nodes(monkeypatch: pytest.MonkeyPatch) -> None:
+    hosts = ("10.0.0.2", "127.0.1.1")
+    cluster = Cluster(monkeypatch, ray=FakeRay(hosts=hosts))
+    with pytest.raises(ConfigError, match=r"nodes 10\.0\.0\.2, 127\.0\.1\.1, .*127\.0\.1\.1 is their own loopback"):
+        cluster.start()
+    assert cluster.ray.lives == {}
+    Cluster(monkeypatch, ranks=1, ray=FakeRay(hosts=hosts)).start()
+    Cluster(monkeypatch, ray=FakeRay(hosts=("127.0.0.1", "127.0.0.1"))).start()
+    Cluster(monkeypatch, ray=FakeRay(hosts=("10.0.0.1", "10.0.0.2"))).start()
+
+
+def test_a_role_that_finds_no_place_is_told(cluster: Cluster) -> None:
+    cluster.life("rollout-0").ready.end = False
+    cluster.tick(after_s=PLACE_TIMEOUT_S)
+    with pytest.raises(ArealError, match=r"no place for rollout-0 within 180 s; it needs 1 CPU and 0 GPUs"):
+        cluster.tick(after_s=1)
+
+
+def test_a_worker_is_started_again_by_itself(cluster: Cluster) -> None:
+    cluster.ends("rollout-0", KILLED)
+    cluster.tick()
+    assert cluster.told == [f"rollout-0 died ({KILLED}); starting it again in 1 s"]
+    cluster.tick(after_s=0.5)
+    assert cluster.placements()["rollout-0"] == 1
+    cluster.tick(after_s=0.5)
+    assert cluster.placements() == {"learner": 1, "learner-1": 1, "rollout-0": 2}
+
+
+@pytest.mark.parametrize(("dies", "other"), [("learner", "learner-1"), ("learner-1", "learner")])
+def test_when_a_rank_dies_all_are_ended_and_placed_again(cluster: Cluster, dies: str, other: str) -> None:
+    """The other would wait for it, in a pass or for groups, for minutes or until the next step."""
+    survivor = cluster.life(other)
+    cluster.ends(dies, KILLED)
+    cluster.tick()
+    assert survivor.killed
+    assert cluster.told == [f"{dies} died ({KILLED}); starting all its ranks again in 1 s"]
+    survivor.run.end = GONE  # of what was killed
+    cluster.tick(after_s=1.0)
+    cluster.tick()
+    assert cluster.placements() == {"learner": 2, "learner-1": 2, "rollout-0": 1}
+    assert len(cluster.told) == 1 and not cluster.life("learner").killed
+
+
+def test_the_cause_is_of_the_rank_that_died_first(cluster: Cluster) -> None:
+    """The leader may notice that a follower is gone before Ray tells how it ended."""
+    cluster.ends("learner", GONE)
+    cluster.tick()
+    cluster.tick(after_s=0.9 * TELL_S)
+    assert cluster.told == [] and not cluster.life("learner-1").killed
+    cluster.ends("learner-1", ProcessDied("OutOfMemoryError: tried to allocate 2 GiB"))
+    cluster.tick()
+    assert cluster.told == [
+        "learner-1 died (OutOfMemoryError: tried to allocate 2 GiB); starting all its ranks again in 1 s"
+    ]
+
+
+def test_ranks_that_only_blame_each_other_are_not_waited_for(cluster: Cluster) -> None:
+    cluster.ends("learner", GONE)
+    cluster.ends("learner-1", GONE)
+    cluster.tick()
+    assert cluster.told == [f"learner died ({GONE}); starting all its ranks again in 1 s"]
+
+
+def test_a_rank_that_says_nothing_is_waited_for_so_long(cluster: Cluster) -> None:
+    cluster.ends("learner-1", GONE)
+    cluster.tick()
+    cluster.tick(after_s=TELL_S + 0.1)
+    assert cluster.told == [f"learner-1 died ({GONE}); starting all its ranks again in 1 s"]
+    assert cluster.life("learner").killed
+
+
+def test_ranks_count_their_deaths_together_and_the_last_cause_is_told(cluster: Cluster) -> None:
+    for name, delay_s in (("learner", 1), ("learner-1", 2), ("learner", 4)):
+        cluster.ends(name, KILLED)
+        cluster.tick()
+        cluster.tick(after_s=delay_s)
+    cluster.ends("learner", GONE)
+    cluster.ends("learner-1", DeadlineExceeded("it took too long"))
+    says = (
+        r"ranks of the learner died 4 times in a row: the last time learner-1, it took too long\n.*logs/learner-1.log"
+    )
+    with pytest.raises(ArealError, match=says):
+        cluster.tick()
+
+
+def test_a_rank_that_ended_well_is_placed_again_with_a_leader_that_failed(cluster: Cluster) -> None:
+    cluster.ends("learner-1", True)
+    cluster.tick()
+    cluster.ends("learner", KILLED)
+    cluster.tick()
+    cluster.tick(after_s=1.0)
+    assert cluster.placements() == {"learner": 2, "learner-1": 2, "rollout-0": 1}
+
+
+def test_what_a_rank_says_after_the_leader_is_done_ends_nothing(cluster: Cluster) -> None:
+    """It may have seen the leader go before it had read the last order."""
+    cluster.ends("learner-1", GONE)
+    cluster.tick()
+    cluster.ends("learner", True)
+    cluster.ends("rollout-0", True)
+    for _ in range(3):
+        cluster.tick(after_s=TELL_S)
+    assert cluster.told == [] and cluster.supervisor.is_done("learner") and cluster.supervisor.all_done()
+    assert cluster.placements() == {"learner": 1, "learner-1": 1, "rollout-0": 1}
+
+
+def test_the_run_is_not_done_while_a_rank_is_ending(cluster: Cluster) -> None:
+    cluster.ends("learner", True)
+    cluster.ends("rollout-0", True)
+    cluster.tick()
+    assert cluster.supervisor.is_done("learner") and not cluster.supervisor.all_done()
+    cluster.ends("learner-1", True)
+    cluster.tick()
+    assert cluster.supervisor.all_done()
+
+
+def test_what_no_other_try_can_mend_ends_the_run(cluster: Cluster) -> None:
+    cluster.ends("learner", GONE)
+    cluster.ends("learner-1", ModelError("it has no layers"))
+    with pytest.raises(ModelError, match="it has no layers"):
+        cluster.tick()
+
+
+def die(cluster: Cluster, name: str, *, after_s: float) -> None:
+    """A role dies so long after it was placed, and is placed again."""
+    cluster.tick(after_s=after_s)
+    cluster.ends(name, DeadlineExceeded("nobody came"))
+    cluster.tick()
+    cluster.tick(after_s=60)
+
+
+@pytest.mark.parametrize(("dies", "who"), [("learner", "ranks of the learner"), ("rollout-0", "rollout-0")])
+def test_age_alone_does_not_clear_the_count(cluster: Cluster, dies: str, who: str) -> None:
+    """Ranks that wait for each other in vain do so for longer than STEADY_S."""
+    cluster.hear(dies, worked=False)
+    for _ in range(3):
+        die(cluster, dies, after_s=2.5 * STEADY_S)
+    with pytest.raises(ArealError, match=f"^{who} died 4 times in a row"):
+        die(cluster, dies, after_s=2.5 * STEADY_S)
+
+
+@pytest.mark.parametrize(("dies", "works"), [("learner-1", "learner"), ("rollout-0", "rollout-0")])
+def test_work_that_was_done_clears_the_count(cluster: Cluster, dies: str, works: str) -> None:
+    cluster.hear(works)
+    for _ in range(6):
+        die(cluster, dies, after_s=1.1 * STEADY_S)
+    assert all(text.endswith("again in 1 s") for text in cluster.told)
+
+
+@pytest.mark.parametrize(
+    ("ago_s", "after_s"), [(0.1, 0.5 * STEADY_S), (2.0 * STEADY_S, 1.1 * STEADY_S)], ids=["soon", "before"]
+)
+def test_work_clears_no_count_of_roles_that_die_soon_or_did_it_in_an_earlier_life(
+    cluster: Cluster, ago_s: float, after_s: float
+) -> None:
+    cluster.hear("learner", ago_s=ago_s)
+    for _ in range(3):
+        die(cluster, "learner", after_s=after_s)
+    with pytest.raises(ArealError, match="4 times in a row"):
+        die(cluster, "learner", after_s=after_s)
+
+
+def test_stop_kills_what_runs(cluster: Cluster) -> None:
+    cluster.ends("rollout-0", True)
+    cluster.tick()
+    cluster.supervisor.stop()
+    assert {name: lives[-1].killed for name, lives in cluster.ray.lives.items()} == {
+        "learner": True,
+        "learner-1": True,
+        "rollout-0": False,
+    }
