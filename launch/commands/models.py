@@ -48,7 +48,8 @@ def add_merge(commands: Any) -> None:
     add_run(command)
     command.add_argument("--steps", type=_integers, required=True, metavar="N,N,…", help="the steps to be averaged")
     how = command.add_mutually_exclusive_group()
-    how.add_argument("--weights", type=_numbers, metavar="W,W,…", help="of each step; they are divided by their sum")
+    weights = "of each step, as in --weights=-1,2; they are divided by their sum"
+    how.add_argument("--weights", type=_numbers, metavar="W,W,…", help=weights)
     how.add_argument(
         "--by", choices=("uniform", "metric", "search"), default="uniform", help="how weights are found (uniform)"
     )

@@ -27,7 +27,7 @@ def add_training(commands: Any) -> None:
         command = add_command(commands, name, do, says)
         command.add_argument("config", type=Path, metavar="CONFIG", help="a YAML file, as in configs/")
         command.add_argument(
-            "overrides", nargs="*", metavar="key=value", help="settings that differ, as in learner.steps=20"
+            "overrides", nargs="*", default=[], metavar="key=value", help="settings that differ, as in learner.steps=20"
         )
 
 
@@ -36,7 +36,8 @@ def add_replay(commands: Any) -> None:
     says = "train again on the groups that a run has recorded, and compare"
     replay = add_command(commands, "replay", _replay, says, REPLAY)
     add_run(replay)
-    replay.add_argument("overrides", nargs="*", metavar="key=value", help="settings that differ from the run's")
+    settings = "settings that differ from the run's"
+    replay.add_argument("overrides", nargs="*", default=[], metavar="key=value", help=settings)
     begins = "begin at the run's checkpoint of that step; at 0, the default, from the model itself"
     replay.add_argument("--from", type=whole(), default=0, dest="start", metavar="STEP", help=begins)
     replay.add_argument(
