@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..broker.errors import ArealError, ModelError
+from ..broker.errors import ArealError, ConfigError, ModelError
 from ..broker.folder import flush, sync
 from ..learner.config import ModelConfig
 from .config import load_model_config
@@ -56,6 +56,11 @@ def export(source: Source, wanted: Wanted, *, output: Path | None) -> int:
     from ..learner.merge import Mixture
     from ..learner.policy import TokenPolicy
 
+    if wanted.merged and source.model.lora is None:
+        raise ConfigError(
+            f"--merged: {source.directory.name} has trained no adapter (model.lora is null), so that its weights are "
+            "the whole model: leave --merged out"
+        )
     hush()
     weights = open_best(source.checkpoints) if wanted.best else open_weights(source.checkpoints, wanted.step)
     target = output or source.directory / f"export-step-{weights.step}"

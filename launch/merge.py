@@ -20,19 +20,27 @@ if TYPE_CHECKING:
 RECIPE = "areal_merge.json"
 """Beside the model: what it was made of."""
 
+EVALUATIONS = 50
+"""Scores that a search takes, unless that is given."""
+
 
 @dataclass(frozen=True, slots=True)
 class Choice:
     """How the coefficients of the steps are chosen: as given, or else by uniform, metric or search.
 
-    score, evaluations, seed: of the search.
+    score, evaluations, seed: of the search; None where they are not given.
     """
 
     by: str
     weights: list[float] | None
     score: str | None
-    evaluations: int
-    seed: int
+    evaluations: int | None
+    seed: int | None
+
+    @property
+    def num_evaluations(self) -> int:
+        """How many scores the search takes."""
+        return EVALUATIONS if self.evaluations is None else self.evaluations
 
 
 def merge(source: Source, steps: Sequence[int], choice: Choice, *, output: Path | None) -> int:
@@ -72,12 +80,23 @@ def _check(steps: Sequence[int], choice: Choice) -> None:
         )
     if choice.weights is not None and not 0 < sum(choice.weights) < math.inf:
         raise ConfigError(f"--weights {_listed(choice.weights)}: their sum is {sum(choice.weights):g}, not above 0")
-    if (choice.score is not None) != (choice.by == "search"):
-        raise ConfigError("--by search and --score ./file.py:function are given together or not at all")
-    if choice.by == "search" and choice.evaluations <= len(steps):
+    _check_search(steps, choice)
+
+
+def _check_search(steps: Sequence[int], choice: Choice) -> None:
+    """Raises ConfigError for what only a search takes and there is none, or the other way round."""
+    if choice.by != "search":
+        of_search = {"--score": choice.score, "--evaluations": choice.evaluations, "--seed": choice.seed}
+        stray = [option for option, value in of_search.items() if value is not None]
+        if stray:
+            raise ConfigError(f"{stray[0]} is of a search, and there is none: give --by search too, or leave it out")
+        return
+    if choice.score is None:
+        raise ConfigError("--by search wants to know what to make high: give --score ./file.py:function too")
+    if choice.num_evaluations <= len(steps):
         raise ConfigError(
-            f"--evaluations {choice.evaluations}: {len(steps) + 1} at least are wanted, as the search begins with the "
-            "mean and with each step alone"
+            f"--evaluations {choice.num_evaluations}: {len(steps) + 1} at least are wanted, as the search begins with "
+            "the mean and with each step alone"
         )
 
 
@@ -133,10 +152,10 @@ def _search(
         value = _scored(score, candidate, f"--score {choice.score}, evaluation {len(scores) + 1}")
         shutil.rmtree(candidate)
         scores.append(value)
-        screen.put(f"evaluation {len(scores)} of {choice.evaluations}: {value:.6g} for {_listed(coefficients)}")
+        screen.put(f"evaluation {len(scores)} of {choice.num_evaluations}: {value:.6g} for {_listed(coefficients)}")
         return value
 
-    coefficients, best = search(score_of, size, evaluations=choice.evaluations, seed=choice.seed)
+    coefficients, best = search(score_of, size, evaluations=choice.num_evaluations, seed=choice.seed or 0)
     if best == float("-inf"):
         raise ArealError(f"--score {choice.score} has returned no finite number in {len(scores)} evaluations")
     return coefficients, best

@@ -52,36 +52,42 @@ def _end(run: Path, span: Span) -> int:
     if not recorded:
         raise ConfigError(f"{run} has recorded nothing to learn from again: run it with learner.record=true")
     first = span.start + 1
-    end = recorded[-1] if span.steps is None else span.start + span.steps
-    missing = sorted(set(range(first, end + 1)).difference(recorded))
-    if missing or end < first:
-        wanted = f"step {missing[0]} is not recorded" if missing else f"there is no step after {span.start}"
-        raise ConfigError(f"{run}: {wanted}; {recorded[0]} to {recorded[-1]} are (--from, --steps)")
+    end = max(first, recorded[-1]) if span.steps is None else span.start + span.steps
+    known = set(recorded)
+    missing = next((step for step in range(first, end + 1) if step not in known), None)
+    if missing is not None:
+        raise ConfigError(
+            f"{run} has no recording of step {missing}; its first is of step {recorded[0]}, its last of step "
+            f"{recorded[-1]} (--from, --steps)"
+        )
     return end
 
 
 def _own_folder(run: Path, text: str) -> Path:
     """The folder of the same replay, to go on in, or the next one that is free."""
     folders = (run / f"replay-{number}" for number in itertools.count(1))
-    return next(folder for folder in folders if _text_of(folder) in (None, text))
+    return next(folder for folder in folders if _is_free(folder, text))
 
 
-def _text_of(folder: Path) -> str | None:
+def _is_free(folder: Path, text: str) -> bool:
+    """Whether nothing is in the folder, or this replay."""
     file = folder / CONFIG
-    return file.read_text(encoding="utf-8") if file.is_file() else None
+    if file.is_file():
+        return file.read_text(encoding="utf-8", errors="replace") == text
+    return not folder.is_dir() or all(path.name.startswith(".") for path in folder.iterdir())
 
 
 @contextmanager
 def _opened(folder: Path, text: str) -> Iterator[Path]:
-    """The folder, held, if it is that of this replay or of none."""
+    """The folder, held, if nothing is in it or this replay."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         lock = hold(folder)
     except OSError as error:
         raise ArealError(f"the folder {folder} cannot be made: {error}") from error
     with lock:
-        if _text_of(folder) not in (None, text):
-            raise ConfigError(f"{folder}/{CONFIG} is of another run or replay: name another folder with --output")
+        if not _is_free(folder, text):
+            raise ConfigError(f"{folder} is of another run or replay, or of neither: name another folder with --output")
         replace(folder / CONFIG, text)
         yield folder
 
@@ -105,6 +111,11 @@ def _train(config: RunConfig, run: Path, *, folder: Path, start: int, end: int) 
         seed=config.seed,
     )
     replay = Replay(training, config.checkpoint, run=run, folder=folder, start=start)
+    if replay.step > end:
+        raise ConfigError(
+            f"{folder} is this replay and has come to step {replay.step}, beyond step {end}: name another folder with "
+            "--output, or more --steps"
+        )
     screen = Screen()
     records = [record for record in read_metrics(folder / METRICS) if record["step"] <= replay.step]
     replace(folder / METRICS, "".join(to_json(record) + "\n" for record in records))

@@ -17,13 +17,19 @@ from .ranks import ALONE, Ranks
 class MicroBatch:
     """What one pass works on: whole trajectories, whose M actions lie at `index_M` (int64) of the batch's row.
 
-    Where `counts` is false they are another rank's, and the pass is there to keep it company.
+    Where `counts` is false they are another rank's, and the pass is there to keep it company. `num_tokens` are those of
+    the trajectories that the pass was asked for: of none then.
     """
 
     packed: PackedBatch
     index_M: Tensor
     num_tokens: int
     counts: bool = True
+
+    @property
+    def padding(self) -> int:
+        """The tokens that the model's layers see and nobody needs."""
+        return len(self.packed.tokens) - self.num_tokens
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,5 +73,5 @@ def _pass_over(batch: Batch, chosen: Sequence[int]) -> MicroBatch:
     """The pass over these trajectories; over none, one for company over the batch's shortest."""
     taken = chosen or [min(range(len(batch.trajectories)), key=lambda place: len(batch.trajectories[place].tokens))]
     trajectories = [batch.trajectories[place] for place in taken]
-    num_tokens = sum(len(trajectory.tokens) for trajectory in trajectories)
+    num_tokens = sum(len(batch.trajectories[place].tokens) for place in chosen)
     return MicroBatch(pack(trajectories), batch.index_of(taken), num_tokens, counts=bool(chosen))

@@ -7,6 +7,7 @@ import itertools
 import math
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from random import Random
 from typing import Any
 
@@ -49,6 +50,7 @@ def pretrain(config: WarmstartConfig, report: Callable[[dict[str, Any]], None]) 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         model = small_llama(config, tokenizer)
+        _make_folder(config.output)
         started = time.perf_counter()
         _imitate(model, _batches(config, rows, tokenizer), config, report)
         model.save_pretrained(config.output)
@@ -56,6 +58,13 @@ def pretrain(config: WarmstartConfig, report: Callable[[dict[str, Any]], None]) 
         parameters = sum(weight.numel() for weight in model.parameters())
         result = {"output": str(config.output), "parameters": parameters, "wall_s": time.perf_counter() - started}
         return result | _examine(model, tokenizer, rows.eval_rows())
+
+
+def _make_folder(output: Path) -> None:
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"warmstart.output: the folder {output} cannot be made: {error}") from error
 
 
 def small_llama(config: WarmstartConfig, tokenizer: Any) -> Any:

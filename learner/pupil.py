@@ -1,6 +1,8 @@
 """What is trained: the policy, and with it everything that its next step depends on and a checkpoint therefore holds."""
 
-from collections.abc import Callable, Sequence
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,6 +12,7 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 
 from ..broker.errors import ModelError
+from ..broker.folder import flush
 from ..broker.trajectory import Group, TokenTrajectory
 from .algorithm.config import AlgorithmConfig, Gae
 from .algorithm.running import Key
@@ -22,6 +25,7 @@ from .plan import Recipe
 from .policy import TokenPolicy
 from .ranks import ALONE, Ranks
 from .reference import reference_of
+from .saved import give_name, restore
 from .trainer import Taken, Trainer
 
 
@@ -133,9 +137,10 @@ class Pupil:
         return self._policy.adapter_config()
 
     def save_pretrained(self, folder: Path) -> None:
-        """Write a Hugging Face folder, or with LoRA an adapter's folder."""
+        """Write a Hugging Face folder, or with LoRA an adapter's folder; whoever reads there sees the one before until then."""
         self._ranks.tell("save_pretrained", folder=str(folder))
-        self._policy.save_pretrained(folder)
+        with _written_aside(folder) if self._ranks.leads else nullcontext(folder) as aside:
+            self._policy.save_pretrained(aside)
 
     def _critic_of(self, training: Training, device: str) -> Critic | None:
         advantage = training.algorithm.advantage
@@ -162,6 +167,20 @@ class Pupil:
         self.step = state.step
         self.follow(state.version, [(version, gap) for version, gap in state.resumes])
         torch.set_rng_state(checkpoint.rng)
+
+
+@contextmanager
+def _written_aside(folder: Path) -> Iterator[Path]:
+    """A folder beside that one, which takes its name once it is written, and its place if it is there already."""
+    restore(folder.parent)
+    aside = folder.with_name(f".{folder.name}.partial")
+    shutil.rmtree(aside, ignore_errors=True)
+    try:
+        yield aside
+        flush(aside)
+        give_name(aside, folder)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
 
 
 def _shares_critic(algorithm: AlgorithmConfig) -> bool:

@@ -157,7 +157,7 @@ class Trainer:
         sums = {each.name: float(getattr(found, each.name).detach()) for each in fields(Objective)}
         sums["entropy"] = float(scores.entropies_A[known.keep_A].sum())
         sums["num_far"] = float(work.far_A[micro.index_M].sum()) if micro.counts and work.far_A is not None else 0.0
-        sums["padding"] = len(packed.tokens) - micro.num_tokens
+        sums["padding"] = micro.padding
         return sums | of_values
 
     def _backward(self, loss: Tensor, values_M: Tensor | None, micro: MicroBatch, work: Work) -> dict[str, float]:

@@ -1,9 +1,10 @@
 """`areal export` and `areal merge`: what a run has learned, as a model."""
 
 import argparse
+import math
 from typing import Any
 
-from .options import add_command, add_output, add_run
+from .options import add_command, add_output, add_run, whole
 
 EXPORT_EXAMPLES = """\
 examples:
@@ -34,7 +35,7 @@ def add_export(commands: Any) -> None:
     command = add_command(commands, "export", _export, says, EXPORT_EXAMPLES)
     add_run(command)
     which = command.add_mutually_exclusive_group()
-    which.add_argument("--step", type=int, metavar="N", help="the step they are of; the newest by default")
+    which.add_argument("--step", type=whole(), metavar="N", help="the step they are of; the newest by default")
     which.add_argument("--best", action="store_true", help="those of the best evaluation (checkpoint.best)")
     command.add_argument("--merged", action="store_true", help="with LoRA: the model with the adapter merged in")
     add_output(command, "export-step-N")
@@ -47,13 +48,14 @@ def add_merge(commands: Any) -> None:
     add_run(command)
     command.add_argument("--steps", type=_integers, required=True, metavar="N,N,…", help="the steps to be averaged")
     how = command.add_mutually_exclusive_group()
-    how.add_argument("--weights", type=_numbers, metavar="W,W,…", help="of each step; they are divided by their sum")
+    weights = "of each step, as in --weights=-1,2; they are divided by their sum"
+    how.add_argument("--weights", type=_numbers, metavar="W,W,…", help=weights)
     how.add_argument(
         "--by", choices=("uniform", "metric", "search"), default="uniform", help="how weights are found (uniform)"
     )
     command.add_argument("--score", metavar="./FILE.py:FUNCTION", help="what the search makes as high as it can")
-    command.add_argument("--evaluations", type=int, default=50, metavar="N", help="scores that the search takes (50)")
-    command.add_argument("--seed", type=int, default=0, metavar="N", help="of the search (0)")
+    command.add_argument("--evaluations", type=whole(1), metavar="N", help="scores that the search takes (50)")
+    command.add_argument("--seed", type=whole(), metavar="N", help="of the search (0)")
     add_output(command, "merge-steps-FIRST-LAST")
 
 
@@ -74,13 +76,16 @@ def _merge(options: argparse.Namespace) -> int:
 
 def _integers(text: str) -> list[int]:
     try:
-        return [int(part) for part in text.split(",")]
-    except ValueError:
+        return [whole()(part) for part in text.split(",")]
+    except argparse.ArgumentTypeError:
         raise argparse.ArgumentTypeError(f"whole numbers are wanted, as in 20,40,60, not {text!r}") from None
 
 
 def _numbers(text: str) -> list[float]:
     try:
-        return [float(part) for part in text.split(",")]
+        numbers = [float(part) for part in text.split(",")]
     except ValueError:
-        raise argparse.ArgumentTypeError(f"numbers are wanted, as in 0.2,0.3,0.5, not {text!r}") from None
+        numbers = [math.nan]
+    if not all(map(math.isfinite, numbers)):
+        raise argparse.ArgumentTypeError(f"numbers are wanted, as in 0.2,0.3,0.5, not {text!r}")
+    return numbers

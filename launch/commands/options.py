@@ -64,6 +64,21 @@ def add_json(command: argparse.ArgumentParser) -> None:
     command.add_argument("--json", action="store_true", help="for programs: a line of JSON for each")
 
 
+def whole(least: int = 0) -> Callable[[str], int]:
+    """Reads a whole number, of so much or more."""
+
+    def read(text: str) -> int:
+        try:
+            value = int(text)
+        except ValueError:
+            value = least - 1
+        if value < least:
+            raise argparse.ArgumentTypeError(f"a whole number of {least} or more is wanted, not {text!r}")
+        return value
+
+    return read
+
+
 def sentence(says: str) -> str:
     """A line of help, as a sentence."""
     return says[0].upper() + says[1:] + "."

@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from .options import add_command, add_run
+from .options import add_command, add_run, whole
 
 REPLAY = """\
 RUN is a run directory, or the name of one in --directory, that ran with learner.record=true. The same command again goes
@@ -27,7 +27,7 @@ def add_training(commands: Any) -> None:
         command = add_command(commands, name, do, says)
         command.add_argument("config", type=Path, metavar="CONFIG", help="a YAML file, as in configs/")
         command.add_argument(
-            "overrides", nargs="*", metavar="key=value", help="settings that differ, as in learner.steps=20"
+            "overrides", nargs="*", default=[], metavar="key=value", help="settings that differ, as in learner.steps=20"
         )
 
 
@@ -36,9 +36,13 @@ def add_replay(commands: Any) -> None:
     says = "train again on the groups that a run has recorded, and compare"
     replay = add_command(commands, "replay", _replay, says, REPLAY)
     add_run(replay)
-    replay.add_argument("overrides", nargs="*", metavar="key=value", help="settings that differ from the run's")
-    replay.add_argument("--from", type=_count, default=0, dest="start", metavar="STEP", help="begin at a checkpoint")
-    replay.add_argument("--steps", type=_count, metavar="N", help="how many steps to take; all that are recorded")
+    settings = "settings that differ from the run's"
+    replay.add_argument("overrides", nargs="*", default=[], metavar="key=value", help=settings)
+    begins = "begin at the run's checkpoint of that step; at 0, the default, from the model itself"
+    replay.add_argument("--from", type=whole(), default=0, dest="start", metavar="STEP", help=begins)
+    replay.add_argument(
+        "--steps", type=whole(1), metavar="N", help="how many to take; by default all that are recorded"
+    )
     replay.add_argument("--output", type=Path, metavar="FOLDER", help="where to write (replay-N in the run directory)")
 
 
@@ -69,10 +73,3 @@ def _replay(options: argparse.Namespace) -> int:
 
     directory = require_directory(options.run, options.directory)
     return execute(directory, options.overrides, Span(options.start, options.steps), options.output)
-
-
-def _count(text: str) -> int:
-    value = int(text)
-    if value < 0:
-        raise argparse.ArgumentTypeError(f"{value} is less than 0")
-    return value

@@ -77,6 +77,12 @@ def test_wrong_usage_is_exit_code_2(arguments: list[str]) -> None:
     assert code_of(*arguments) == 2
 
 
+@pytest.mark.parametrize(("command", "wanted"), [("run", "CONFIG"), ("replay", "RUN")])
+def test_what_is_asked_for_are_no_overrides(command: str, wanted: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert code_of(command) == 2
+    assert capsys.readouterr().err.endswith(f"the following arguments are required: {wanted}\n")
+
+
 def test_help_names_every_command_and_exit_code(capsys: pytest.CaptureFixture[str]) -> None:
     assert code_of("--help") == 0
     said = capsys.readouterr().out

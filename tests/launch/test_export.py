@@ -42,6 +42,11 @@ def test_what_cannot_be_exported_is_refused(run: Trained, areal: Areal) -> None:
     (run.path / "export-step-40").mkdir()
     code, _, err = areal("export", "mine", "--step", "40")
     assert code == 1 and "export-step-40 exists, and nothing is written over" in err and "--output" in err
+    code, _, err = areal("export", "mine", "--step", "-1")
+    assert code == 2 and "argument --step: a whole number of 0 or more is wanted, not '-1'" in err
+    code, _, err = areal("export", "mine", "--merged")
+    assert code == 2 and "--merged: mine has trained no adapter (model.lora is null)" in err
+    assert not (run.path / "export-step-50").exists()
     code, _, err = areal("export", "mine", "--output", "/proc/no/where")
     assert code == 1 and "/proc/no/where cannot be written" in err
 

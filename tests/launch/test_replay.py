@@ -49,6 +49,29 @@ def test_the_same_command_goes_on_where_it_stopped(recorded: Path, areal: Areal)
     assert sorted(path.name for path in recorded.glob("replay-*")) == ["replay-1"]
 
 
+def test_what_has_come_farther_is_not_taken_for_fewer_steps(recorded: Path, areal: Areal) -> None:
+    assert areal("replay", "recorded", "--steps", "5")[0] == 0
+    folder = recorded / "replay-1"
+    kept = [path for path in folder.rglob("*") if path.is_file() and path.suffix in (".jsonl", ".safetensors")]
+    before = [path.read_bytes() for path in kept]
+    code, _, err = areal("replay", "recorded", "--steps", "4")
+    assert code == 2 and "runs/recorded/replay-1 is this replay and has come to step 5, beyond step 4" in err
+    assert "--output" in err and [path.read_bytes() for path in kept] == before
+    code, out, _ = areal("replay", "recorded", "--steps", "4", "--output", "four")
+    assert code == 0 and "step 4/4" in out
+
+
+def test_a_folder_of_something_else_is_left_alone(recorded: Path, areal: Areal, here: Path) -> None:
+    (here / "mine" / "model").mkdir(parents=True)
+    (here / "mine" / "model" / "config.json").write_text("mine")
+    code, _, err = areal("replay", "recorded", "--steps", "1", "--output", "mine")
+    assert code == 2 and "mine is of another run or replay, or of neither: name another folder with --output" in err
+    assert [str(path.relative_to(here)) for path in (here / "mine").rglob("[!.]*")] == [
+        "mine/model",
+        "mine/model/config.json",
+    ]
+
+
 def test_it_begins_at_a_checkpoint_of_the_run(recorded: Path, areal: Areal) -> None:
     assert areal("replay", "recorded", "checkpoint.keep=9")[0] == 0
     keep_as_the_runs(recorded, recorded / "replay-1")
@@ -62,12 +85,15 @@ def test_it_begins_at_a_checkpoint_of_the_run(recorded: Path, areal: Areal) -> N
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["recorded", "--steps", "9"], "step 9 is not recorded; 1 to 8 are"),
-        (["recorded", "--from", "8"], "there is no step after 8; 1 to 8 are"),
+        (["recorded", "--steps", "9"], "has no recording of step 9; its first is of step 1, its last of step 8"),
+        (["recorded", "--from", "8"], "has no recording of step 9; its first is of step 1, its last of step 8"),
+        (["recorded", "--steps", f"{10**12}"], "has no recording of step 9"),
         (["recorded", "learner.stpes=3"], "did you mean learner.steps?"),
         (["recorded", "--fast"], "unrecognized arguments: --fast"),
-        (["recorded", "--steps", "-1"], "-1 is less than 0"),
-        (["recorded", "--output", "runs/recorded"], "is of another run or replay: name another folder"),
+        (["recorded", "--from", "x"], "argument --from: a whole number of 0 or more is wanted, not 'x'"),
+        (["recorded", "--from", "-1"], "argument --from: a whole number of 0 or more is wanted, not '-1'"),
+        (["recorded", "--steps", "0"], "argument --steps: a whole number of 1 or more is wanted, not '0'"),
+        (["recorded", "--output", "runs/recorded"], "is of another run or replay, or of neither: name another folder"),
     ],
 )
 def test_what_cannot_be_replayed_is_exit_code_2(recorded: Path, areal: Areal, arguments: list[str], says: str) -> None:

@@ -70,4 +70,5 @@ def test_a_rank_with_nothing_to_do_keeps_the_others_company() -> None:
     (busy,), (idle,) = (microbatches(batch, [2], 100, Ranks(rank, 2)) for rank in range(2))
     assert (busy.counts, busy.index_M.tolist()) == (True, [3, 4, 5])
     assert (idle.counts, idle.packed.tokens.tolist()) == (False, [10, 11])
+    assert (busy.padding, idle.padding) == (0, 2)
     assert microbatches(batch, [], 100, Ranks(1, 2)) == []

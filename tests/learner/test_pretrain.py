@@ -67,6 +67,13 @@ def test_a_size_that_heads_do_not_divide_is_refused(tmp_path: Path) -> None:
         pretrain(tiny(tmp_path, hidden_size=80), ignore)
 
 
+def test_an_output_that_can_be_no_folder_is_refused_before_anything_is_trained(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    for output in (tmp_path / "file", tmp_path / "file" / "model"):
+        with pytest.raises(ConfigError, match=r"warmstart.output: the folder .* cannot be made"):
+            pretrain(tiny(output), lambda record: pytest.fail("it was trained"))
+
+
 def test_a_character_is_a_token() -> None:
     tokenizer = character_tokenizer("s")
     ids = tokenizer.encode(CHARACTERS)

@@ -21,6 +21,7 @@ from areal.learner.optimizer import Optimizer
 from areal.learner.packing import pack
 from areal.learner.plan import Recipe
 from areal.learner.policy import TokenPolicy
+from areal.learner.ranks import ALONE, Ranks
 from areal.learner.reference import reference_of
 from areal.learner.trainer import Trainer
 
@@ -53,6 +54,7 @@ def made(
     *,
     staleness: Mapping[str, Any] = MappingProxyType({}),
     algorithm: Mapping[str, Any] = MappingProxyType({}),
+    ranks: Ranks = ALONE,
     **options: Any,
 ) -> tuple[TokenPolicy, Trainer]:
     learner = LearnerConfig(**{"steps": 50, "groups_per_step": 4, "optimizer": {"lr": 0.01}} | options)
@@ -66,7 +68,7 @@ def made(
     reference = reference_of(policy, model) if recipe.algorithm.kl.coefficient else None
     if isinstance(advantage, Gae):
         critic = critic_of(advantage, model, policy, learner.steps)
-    return policy, Trainer(policy, optimizer, estimator, recipe, reference=reference, critic=critic)
+    return policy, Trainer(policy, optimizer, estimator, recipe, reference=reference, critic=critic, ranks=ranks)
 
 
 def critic_of(advantage: Gae, model: ModelConfig, policy: TokenPolicy, steps: int) -> Critic:
@@ -538,3 +540,20 @@ def test_what_a_step_measures_is_known_by_name(folder: Path) -> None:
     assert measured["staleness_p95"] == measured["staleness_mean"] == 3
     assert {"prox_s", "forward_backward_s", "optimizer_s"} <= measured.keys()
     assert all(np.isfinite(value) for value in measured.values())
+
+
+class Apart(Ranks):
+    """A rank that others are thought of beside, and sums nothing with them."""
+
+    def summed(self, values: torch.Tensor) -> torch.Tensor:
+        return values
+
+
+@pytest.mark.parametrize(("rank", "passes_for_company"), [(0, 0), (1, 1)])
+def test_what_a_rank_works_on_for_company_is_padding(folder: Path, rank: int, passes_for_company: int) -> None:
+    """Three answers are a pass each, of which two ranks make two each."""
+    policy, trainer = made(folder, ranks=Apart(rank, 2), tokens_per_microbatch=1)
+    group = batch(policy)[0]
+    answers = group.trajectories[:3]
+    measured = trainer.step([Group(0, answers)], step=0, version=0).measured
+    assert measured["padding"] == passes_for_company * min(len(answer.tokens) for answer in answers)
