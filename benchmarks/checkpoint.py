@@ -34,9 +34,10 @@ from rich.table import Table
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from areal.learner.checkpoint import CheckpointStore, LearnerState, Snapshot, copied
+from areal.learner.checkpoint import CheckpointStore, LearnerState, Snapshot
 from areal.learner.config import OptimizerConfig
 from areal.learner.optimizer import Optimizer
+from areal.learner.ranks import ALONE
 from areal.learner.saved import folder_of, give_name, seal
 from areal.learner.shards import write_shards
 
@@ -103,7 +104,7 @@ class Training:
         self._model(input_ids=self._tokens, labels=self._tokens).loss.backward()
         self._optimizer.step(self._step)
         self._step += 1
-        self._weights = copied(dict(self._model.named_parameters()))
+        self._weights = ALONE.owned(dict(self._model.named_parameters()))
 
     def window(self, size: int) -> list[Spent]:
         """So many steps."""

@@ -286,11 +286,6 @@ class CheckpointStore:
         return made
 
 
-def copied(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors' values as they are now, on the CPU."""
-    return {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in tensors.items()}
-
-
 def _of_weights(state: LearnerState) -> dict[str, Any]:
     """What stands beside weights that are alone."""
     return {"step": state.step, "version": state.version, "epoch": state.epoch}

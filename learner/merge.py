@@ -12,9 +12,9 @@ from torch import Tensor
 
 from ..broker.errors import ModelError
 from .archive import SavedWeights
-from .checkpoint import copied
 from .config import LoraConfig, ModelConfig
 from .policy import TokenPolicy
+from .ranks import ALONE
 
 TEMPERATURE = 0.1
 """Of the softmax by_metric: a metric that is higher by so much weighs e times as much."""
@@ -33,7 +33,7 @@ class Mixture:
         self._saved = saved
         self._lora = model.lora
         self._policy = TokenPolicy(model.path, model.model_copy(update={"lora": None}))
-        self._base = {} if model.lora is None else copied(self._policy.weights())
+        self._base = {} if model.lora is None else ALONE.owned(self._policy.weights())
 
     def write(self, coefficients: Sequence[float], folder: Path) -> None:
         """Writes the combination as a Hugging Face folder, tokenizer included."""

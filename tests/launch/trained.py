@@ -9,9 +9,10 @@ from torch import Tensor
 
 from areal.launch.config import RunConfig, to_yaml
 from areal.learner.best import BestWeights
-from areal.learner.checkpoint import CheckpointStore, LearnerState, Snapshot, copied
+from areal.learner.checkpoint import CheckpointStore, LearnerState, Snapshot
 from areal.learner.config import LoraConfig, ModelConfig
 from areal.learner.policy import TokenPolicy
+from areal.learner.ranks import ALONE
 
 from ..learner.test_merge import own_logits
 from ..learner.test_trainer import save_tiny_llama
@@ -42,7 +43,7 @@ class Trained:
         with torch.no_grad():
             for parameter in self.policy.parameters():
                 parameter.add_(0.05 * torch.randn_like(parameter))
-        self.weights[step] = copied(self.policy.weights())
+        self.weights[step] = ALONE.owned(self.policy.weights())
         state = LearnerState(step, step, [], 1)
         snapshot = Snapshot(state, self.weights[step], {}, {}, torch.get_rng_state())
         self.store.save(snapshot, permit=lambda: None, done=lambda: None)

@@ -17,7 +17,7 @@ from torch.nn import Parameter
 from areal.broker.errors import ArealError, Fenced, ModelError
 from areal.learner import checkpoint, saved
 from areal.learner.best import BestWeights
-from areal.learner.checkpoint import CheckpointStore, LearnerState, Snapshot, copied
+from areal.learner.checkpoint import CheckpointStore, LearnerState, Snapshot
 from areal.learner.config import OptimizerConfig
 from areal.learner.optimizer import Optimizer
 from areal.learner.saved import give_name, read_state
@@ -188,14 +188,6 @@ def test_a_damaged_one_is_refused(tmp_path: Path, file: str, damage: str) -> Non
         path.write_bytes(content)
     with pytest.raises(ModelError, match=r"step-00000005 .*delete it to resume before it"):
         store.load_latest()
-
-
-def test_a_copy_is_its_own() -> None:
-    weights = {"a": torch.ones(3, requires_grad=True)}
-    copy = copied(weights)
-    with torch.no_grad():
-        weights["a"].add_(1)
-    assert copy["a"].tolist() == [1, 1, 1] and not copy["a"].requires_grad
 
 
 def test_a_learner_that_leads_no_more_writes_none(tmp_path: Path) -> None:

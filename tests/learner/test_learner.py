@@ -26,7 +26,7 @@ from areal.broker.weights import WeightStore
 from areal.learner.algorithm.config import AlgorithmConfig
 from areal.learner.archive import open_best, open_weights
 from areal.learner.best import ranking
-from areal.learner.checkpoint import CheckpointStore, copied
+from areal.learner.checkpoint import CheckpointStore
 from areal.learner.config import (
     CheckpointConfig,
     DatasetConfig,
@@ -39,6 +39,7 @@ from areal.learner.dataset import Dataset
 from areal.learner.learner import Learner
 from areal.learner.policy import TokenPolicy
 from areal.learner.pupil import Pupil
+from areal.learner.ranks import ALONE
 from areal.learner.recording import Recording
 from areal.learner.replay import Replay
 from areal.learner.settings import LearnerSettings
@@ -593,7 +594,7 @@ def test_a_model_that_gives_copies_of_its_weights_cannot_be_resumed(
     store.save(pupil.snapshot(pupil.weights(), trained=[], epoch=0), permit=lambda: None, done=lambda: None)
     store.wait()
     assert Pupil(settings, lambda position: position, store.load_latest()).step == 0
-    monkeypatch.setattr(TokenPolicy, "weights", lambda policy: copied(policy._causal_lm.state_dict()))
+    monkeypatch.setattr(TokenPolicy, "weights", lambda policy: ALONE.owned(policy._causal_lm.state_dict()))
     with pytest.raises(ModelError, match=r"keeps its weights in another form than its checkpoint: 'model\."):
         Pupil(settings, lambda position: position, store.load_latest())
 

@@ -11,10 +11,11 @@ from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel
 from areal.broker.errors import ModelError
 from areal.learner.archive import SavedWeights, open_weights
 from areal.learner.attention import Segments
-from areal.learner.checkpoint import CheckpointStore, LearnerState, copied
+from areal.learner.checkpoint import CheckpointStore, LearnerState
 from areal.learner.config import LoraConfig, ModelConfig
 from areal.learner.merge import Mixture, by_metric, combined, normalised, with_adapters
 from areal.learner.policy import TokenPolicy
+from areal.learner.ranks import ALONE
 
 from .test_trainer import VOCAB, save_tiny_llama
 
@@ -103,7 +104,7 @@ def test_weights_become_coefficients() -> None:
 def test_a_combination_is_a_model_with_the_mean_of_the_weights(llama: str, tmp_path: Path) -> None:
     made = policies(ModelConfig(path=llama))
     (Path(llama) / "tokenizer.json").write_text("{}")
-    three = [saved(tmp_path / "saved", step, copied(policy.weights())) for step, policy in enumerate(made)]
+    three = [saved(tmp_path / "saved", step, ALONE.owned(policy.weights())) for step, policy in enumerate(made)]
     mixture = Mixture(ModelConfig(path=llama), three)
     mixture.write([0.2, 0.3, 0.5], tmp_path / "mean")
     assert (tmp_path / "mean" / "tokenizer.json").read_text() == "{}"
@@ -128,7 +129,7 @@ def test_a_merged_adapter_is_the_same_policy(kind: str, tmp_path: Path, llama: s
     model = ModelConfig(path=path, lora=LoraConfig(rank=4, alpha=8, targets=targets))
     with pytest.warns(UserWarning, match="fan_in_fan_out") if kind == "gpt2" else nullcontext():
         made = policies(model)
-    three = [saved(tmp_path / "saved", step, copied(policy.weights())) for step, policy in enumerate(made)]
+    three = [saved(tmp_path / "saved", step, ALONE.owned(policy.weights())) for step, policy in enumerate(made)]
     mixture = Mixture(model, three)
     for index, policy in enumerate(made):
         mixture.write([float(index == each) for each in range(3)], tmp_path / f"alone-{index}")

@@ -13,7 +13,6 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from areal.broker.errors import TrainingError
 from areal.broker.trajectory import NOT_AN_ACTION, Group, TokenTrajectory
 from areal.learner.algorithm.config import AlgorithmConfig, Gae
-from areal.learner.checkpoint import copied
 from areal.learner.config import LearnerConfig, ModelConfig, StalenessConfig
 from areal.learner.critic import Critic, OwnCritic, SharedCritic
 from areal.learner.estimate import Estimator
@@ -117,7 +116,7 @@ def same(left: dict[str, torch.Tensor], right: dict[str, torch.Tensor]) -> bool:
 
 def test_groups_without_variance_leave_the_weights_alone(folder: Path) -> None:
     policy, trainer = made(folder)
-    before = copied(policy.weights())
+    before = ALONE.owned(policy.weights())
     measured = trainer.step(batch(policy, flat=True), step=0, version=0).measured
     assert same(policy.weights(), before)
     assert (measured["groups_without_variance"], measured["groups"]) == (4, 4)
@@ -142,7 +141,7 @@ def test_the_token_budget_does_not_change_the_step(folder: Path, tokens_per_micr
     for budget in (tokens_per_microbatch, 10_000):
         policy, trainer = made(folder, tokens_per_microbatch=budget, optimizer={"lr": 1e-3, "eps": 1e-3})
         measured = trainer.step(batch(policy), step=0, version=0).measured
-        results.append((copied(policy.weights()), measured))
+        results.append((ALONE.owned(policy.weights()), measured))
     for name, weight in results[0][0].items():
         torch.testing.assert_close(weight, results[1][0][name], rtol=1e-4, atol=1e-6)
     for name, value in results[0][1].items():
@@ -163,7 +162,7 @@ def test_the_first_update_is_on_policy(folder: Path) -> None:
 
 def test_several_minibatches_move_away_from_the_proximal_policy(folder: Path) -> None:
     policy, trainer = made(folder, minibatches=4)
-    before = copied(policy.weights())
+    before = ALONE.owned(policy.weights())
     measured = trainer.step(batch(policy), step=0, version=0).measured
     assert measured["kl_prox_current"] > 1e-5
     assert measured["behaviour_weight_mean"] == pytest.approx(1.0, abs=1e-4)
@@ -174,7 +173,7 @@ def test_several_minibatches_move_away_from_the_proximal_policy(folder: Path) ->
 
 def test_tokens_that_are_too_old_are_left_out_and_counted(folder: Path) -> None:
     policy, trainer = made(folder, staleness={"max": 1})
-    before = copied(policy.weights())
+    before = ALONE.owned(policy.weights())
     groups = batch(policy, version=3)
     actions = sum(t.num_actions for g in groups for t in g.trajectories)
     measured = trainer.step(groups, step=0, version=5).measured
@@ -249,7 +248,7 @@ def test_a_loss_that_is_not_finite_leaves_the_weights_alone(folder: Path) -> Non
     head = next(parameter for parameter in policy.parameters())
     with torch.no_grad():
         head.fill_(float("nan"))
-    others = {name: weight for name, weight in copied(policy.weights()).items() if weight.isfinite().all()}
+    others = {name: weight for name, weight in ALONE.owned(policy.weights()).items() if weight.isfinite().all()}
     with pytest.raises(TrainingError, match="the loss is nan; this update is not made"):
         trainer.step(groups, step=7, version=0)
     assert same(others, policy.weights())
@@ -294,7 +293,7 @@ def weights_after(folder: Path, steps: int = 1, **options: Any) -> dict[str, tor
     policy, trainer = made(folder, **{"optimizer": {"lr": 1e-3, "eps": 1e-3}, "staleness": far} | options)
     for step in range(steps):
         trainer.step(off_policy(batch(policy, seed=step), step), step=step, version=4)
-    return copied(policy.weights())
+    return ALONE.owned(policy.weights())
 
 
 @pytest.mark.parametrize(
@@ -323,7 +322,7 @@ def weights_after(folder: Path, steps: int = 1, **options: Any) -> dict[str, tor
     ),
 )
 def test_every_algorithm_learns_the_same_however_it_is_packed(folder: Path, algorithm: dict[str, Any]) -> None:
-    before = copied(made(folder)[0].weights())
+    before = ALONE.owned(made(folder)[0].weights())
     in_one, in_many = (
         weights_after(folder, 2, algorithm=algorithm, minibatches=2, tokens_per_microbatch=budget)
         for budget in (10_000, 12)
@@ -398,7 +397,7 @@ def test_the_distance_to_the_reference_is_measured_wherever_the_kl_term_stands(f
 
 def test_a_minibatch_that_is_not_finite_is_refused_and_the_others_are_learned_from(folder: Path) -> None:
     policy, trainer = made(folder, minibatches=2)
-    groups, before = batch(policy), copied(policy.weights())
+    groups, before = batch(policy), ALONE.owned(policy.weights())
     groups[1].trajectories[0].behaviour_logprobs[-1] = np.nan
     taken = trainer.step(groups, step=3, version=0)
     assert taken.refused.keys() == {1, 3}
@@ -454,7 +453,7 @@ def test_policy_and_critic_are_updated_both_or_neither(folder: Path, fails: str)
     assert critic is not None
     broken = policy.parameters() if fails == "policy" else critic._module.head.parameters()
     next(iter(broken)).register_hook(lambda gradient: gradient * math.inf)
-    before = copied(policy.weights()), copied(critic._module.state_dict())
+    before = ALONE.owned(policy.weights()), ALONE.owned(critic._module.state_dict())
     with pytest.raises(TrainingError, match=r"the gradient's norm is (nan|inf)"):
         trainer.step(batch(policy), step=0, version=0)
     assert same(before[0], policy.weights()) and same(before[1], critic._module.state_dict())
@@ -462,7 +461,7 @@ def test_policy_and_critic_are_updated_both_or_neither(folder: Path, fails: str)
 
 def test_a_critic_that_is_not_finite_stops_the_step(folder: Path) -> None:
     policy, trainer = made(folder, algorithm={"advantage": {"name": "gae"}})
-    before, critic = copied(policy.weights()), trainer._critic
+    before, critic = ALONE.owned(policy.weights()), trainer._critic
     assert critic is not None
     with torch.no_grad():
         critic._module.head.weight.fill_(float("inf"))
@@ -487,7 +486,7 @@ def test_a_batch_that_is_refused_whole_leaves_no_trace(folder: Path, advantage: 
                 trainer.step(groups, step=1, version=1)
         trainer.step(batch(policy, seed=2), step=1, version=1)
         trainer.step(batch(policy, seed=3), step=2, version=2)
-        ended.append(copied(policy.weights()))
+        ended.append(ALONE.owned(policy.weights()))
     assert same(*ended)
 
 
@@ -520,7 +519,7 @@ def test_the_value_head_of_a_policy_learns_beside_it(folder: Path) -> None:
             head.bias.register_hook(lambda gradient: gradients.append(gradient.item()))
         groups = batch(policy)
         measured = trainer.step(groups, step=0, version=0).measured
-        ended.append((copied(policy.weights()), measured["value_loss"]))
+        ended.append((ALONE.owned(policy.weights()), measured["value_loss"]))
     pairs = [(t.num_actions, t.reward) for group in groups for t in group.trajectories]
     num_actions = sum(number for number, _ in pairs)
     mean = sum(number * reward for number, reward in pairs) / num_actions
