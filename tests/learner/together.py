@@ -72,14 +72,17 @@ def train(folder: Path, case: dict[str, Any], ranks: Ranks = ALONE) -> tuple[Pup
 
 
 def groups_of(case: dict[str, Any], step: int) -> Sequence[Group]:
-    """A lesson; with its first loss made no number at `spoilt` steps, with one answer alone that is not cut off if `lone`."""
-    first, *others = lesson(step).groups
+    """A lesson; its first loss is no number at `spoilt` steps, and its shortest answer alone is not cut off if `lone`."""
+    groups = lesson(step).groups
     if step in case.get("spoilt", ()):
-        first.trajectories[0].behaviour_logprobs[-1] = float("nan")
+        groups[0].trajectories[0].behaviour_logprobs[-1] = float("nan")
     if not case.get("lone"):
-        return [first, *others]
-    cut_off = [replace(group, trajectories=tuple(map(_cut_off, group.trajectories))) for group in others]
-    return [replace(first, trajectories=(first.trajectories[0], *map(_cut_off, first.trajectories[1:]))), *cut_off]
+        return groups
+    lone = min((each for group in groups for each in group.trajectories), key=lambda each: len(each.tokens))
+    return [
+        replace(group, trajectories=tuple(each if each is lone else _cut_off(each) for each in group.trajectories))
+        for group in groups
+    ]
 
 
 def _cut_off(trajectory: Any) -> Any:
