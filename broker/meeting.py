@@ -1,7 +1,9 @@
 """Where the ranks of a learner meet: the leader announces a place for its epoch, the others look it up."""
 
 import json
-from dataclasses import asdict, dataclass
+import re
+import secrets
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from .client import Client
@@ -9,16 +11,21 @@ from .keys import Keys
 
 KEPT_S = 3600
 MAX_BYTES = 1024
+TOKEN = re.compile(r"[\w-]{16,64}", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """A host and port that the leader of an epoch listens on, for `count` ranks, itself included."""
+    """A host and port that the leader of an epoch listens on, for `count` ranks, itself included.
+
+    Others may listen there later: what the ranks say to each other there bears the `token`, which no other place has.
+    """
 
     epoch: int
     host: str
     port: int
     count: int
+    token: str = field(default_factory=lambda: secrets.token_urlsafe(16))
 
 
 class Meeting:
@@ -41,7 +48,7 @@ class Meeting:
 def _place(announced: bytes, epoch: int) -> Place | None:
     try:
         said = json.loads(announced[:MAX_BYTES])
-        place = Place(epoch, str(said["host"]), int(said["port"]), int(said["count"]))
-    except (ValueError, TypeError, KeyError, RecursionError):
+        place = Place(epoch, str(said["host"]), int(said["port"]), int(said["count"]), str(said["token"]))
+    except (ValueError, TypeError, KeyError, OverflowError, RecursionError):
         return None
-    return place if 0 < place.port < 65536 and place.count > 0 else None
+    return place if 0 < place.port < 65536 and place.count > 0 and TOKEN.fullmatch(place.token) else None

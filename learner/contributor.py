@@ -25,8 +25,8 @@ class Contributor:
         self._behind.wait()
 
     def _contribute(self, version: int, weights: dict[str, Tensor]) -> None:
-        assert self._ranks.shares is not None
+        assert self._ranks.company is not None
         file = file_name(self._ranks)
-        self._ranks.shares.contribute(
+        self._ranks.company.shares.contribute(
             label(version), lambda folder: save_file(weights, folder / file, metadata=METADATA)
         )

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from .algorithm.config import CriticConfig
 from .algorithm.value import ValueNormaliser, clipped_value_loss
 from .config import ModelConfig
-from .decoder import compile_layers, hidden_states, layers_of, load_causal_lm, parts_of
+from .decoder import checkpoint_layers, compile_layers, hidden_states, layers_of, load_causal_lm, parts_of
 from .optimizer import Optimizer
 from .packed_lm import value_head_like, values_of
 from .packing import PackedBatch
@@ -92,7 +92,10 @@ class ValueModel(nn.Module):
 
     def __init__(self, model: ModelConfig) -> None:
         super().__init__()
-        self.decoder, head = parts_of(load_causal_lm(model.path, model.dtype).eval(), model.path)
+        causal_lm = load_causal_lm(model.path, model.dtype).eval()
+        if model.gradient_checkpointing:
+            checkpoint_layers(causal_lm, model.path)
+        self.decoder, head = parts_of(causal_lm, model.path)
         self.head = value_head_like(head, model.path)
 
     def forward(self, batch: PackedBatch) -> Tensor:
@@ -120,7 +123,7 @@ class OwnCritic:
             self._module.to(self._device)
         if model.compile:
             compile_layers(self._module.decoder)
-        ranks.shard(self._module, layers_of(self._module.decoder))
+        ranks.shard(self._module, [*layers_of(self._module.decoder), self._module.head])
         self._optimizer = Optimizer(self._module.parameters(), config.optimizer, total_steps=total_steps)
 
     def values(self, batch: PackedBatch, temperature: float = 1.0) -> Tensor:

@@ -1,6 +1,6 @@
 """A rank beside the learner that leads: it does with its shard what the leader does with its own, as it is told.
 
-orders ─▶ learn | rename | weights ─▶ publish | checkpoint | archive | put_aside | save_pretrained ─▶ … ─▶ end
+begin ─▶ learn | rename | weights ─▶ publish | checkpoint | archive | put_aside ─▶ … ─▶ settle ─▶ save_pretrained ─▶ end
 """
 
 import contextlib
@@ -15,7 +15,7 @@ from ..broker.rollcall import Activity
 from .contributor import Contributor
 from .dataset import Dataset
 from .keeper import Keeper
-from .muster import follow
+from .muster import follow, leave
 from .orders import Order
 from .pupil import Pupil
 from .ranks import Ranks
@@ -33,21 +33,21 @@ class Follower:
 
     def run(self) -> None:
         """Until the leader says that it is over. Raises RoleDied once the leader is gone."""
-        ranks = follow(self._meeting, self._rank)
-        orders = ranks.orders
-        assert orders is not None
-        shadow = Shadow(self._settings, ranks, **orders.take().values)
+        ranks = follow(self._meeting, self._rank, directory=self._settings.directory)
+        assert ranks.company is not None
+        orders = ranks.company.orders
+        shadow = Shadow(self._settings, ranks, step=_begun(orders.take()))
         while (order := orders.take()).name != "end":
             shadow.do(order)
             self._activity.mark(shadow.version)
-        shadow.close()
+        leave(ranks)
 
 
 class Shadow:
-    """The pupil of a rank and what it has on the way, since the leader began at the checkpoint of `step`, 0 for none."""
+    """The pupil of a rank and what it has on the way, since the leader began at the checkpoint of `step`, None for none."""
 
-    def __init__(self, settings: LearnerSettings, ranks: Ranks, *, step: int) -> None:
-        checkpoint = settings.checkpoints().load(step) if step else None
+    def __init__(self, settings: LearnerSettings, ranks: Ranks, *, step: int | None) -> None:
+        checkpoint = None if step is None else settings.checkpoints().load(step)
         self._pupil = Pupil(settings, Dataset(settings.dataset).identity, checkpoint, ranks)
         self._keeper = Keeper(settings, self._pupil, ranks, epoch=0, permit=_nothing)
         self._contributor = Contributor(ranks)
@@ -77,15 +77,25 @@ class Shadow:
                 self._keeper.archive(self._weights)
             case "put_aside":
                 self._keeper.put_aside(self._weights)
+            case "settle":
+                self._settle()
             case "save_pretrained":
                 self._pupil.save_pretrained(Path(given["folder"]))
             case name:
                 raise ValueError(f"the leader ordered {name!r}, which this rank knows nothing of")
 
-    def close(self) -> None:
+    def _settle(self) -> None:
         """Until all that is on the way is written."""
         self._contributor.wait()
         self._keeper.wait()
+
+
+def _begun(order: Order) -> int | None:
+    """The step of the checkpoint that the leader begins at; None for none."""
+    if order.name != "begin":
+        raise ValueError(f"the leader ordered {order.name!r} before it had begun")
+    step: int | None = order.values["step"]
+    return step
 
 
 def _nothing() -> None:

@@ -27,7 +27,7 @@ from .feeder import Feeder
 from .intake import gather
 from .keeper import Keeper
 from .ledger import Ledger
-from .muster import lead
+from .muster import lead, leave
 from .publisher import Publisher
 from .pupil import Pupil
 from .ranks import ALONE, LOOPBACK, Ranks
@@ -73,7 +73,7 @@ class Learner:
             self._epoch = self._bulletin.lead(after=checkpoint.state.epoch)
         self._reporter = Reporter(self._bulletin, epoch=self._epoch, steps=settings.learner.steps)
         self._ranks = self._mustered(host)
-        self._ranks.tell("begin", step=0 if checkpoint is None else checkpoint.state.step)
+        self._ranks.tell("begin", step=None if checkpoint is None else checkpoint.state.step)
         self._reporter.event("loading the model")
         dataset = Dataset(settings.dataset)
         self._solved = SolveRates(settings.algorithm.filters.solved, dataset)
@@ -122,7 +122,8 @@ class Learner:
         if count == 1:
             return ALONE
         self._reporter.event(f"waiting for the other {count - 1} of its {count} ranks")
-        return lead(Meeting(self._client, self._settings.run), epoch=self._epoch, host=host, count=count)
+        meeting, directory = Meeting(self._client, self._settings.run), self._settings.directory
+        return lead(meeting, epoch=self._epoch, host=host, count=count, directory=directory)
 
     def run(self) -> None:
         """Train until the last step or the order to drain; leaves a checkpoint and a final record behind."""
@@ -238,14 +239,16 @@ class Learner:
         finished = self._pupil.step >= self._settings.learner.steps
         if finished and self._settings.evaluation.every_steps:
             self._evaluate_last(weights)
+        self._ranks.tell("settle")
         self._keeper.wait()
         self._source.close()
         self._evaluator.close()
         self._keeper.drop()
         if finished:
             self._pupil.save_pretrained(self._settings.directory / "model")
-        self._ranks.tell("end")
         self._report_end()
+        self._ranks.tell("end")
+        leave(self._ranks)
 
     def _evaluate_last(self, weights: dict[str, Tensor]) -> None:
         """Evaluate what the run has come to, after the round that may be under way, unless told to drain."""
@@ -310,6 +313,7 @@ class Learner:
     def _idle(self) -> bool:
         """Called while waiting for groups: replace what was lost on the way; True to stop waiting."""
         self._publisher.ensure()
+        self._ranks.reassure()
         self._top_up()
         return self._draining()
 

@@ -82,7 +82,9 @@ class TokenPolicy:
             checkpoint_layers(self._causal_lm, self._source)
         if config.compile:
             compile_layers(self._packed_lm.decoder)
-        ranks.shard(self._packed_lm, layers_of(self._packed_lm.decoder))
+        value_head = self._packed_lm.value_head
+        heads = [] if value_head is None else [value_head]  # in float32, whatever the others are
+        ranks.shard(self._packed_lm, [*layers_of(self._packed_lm.decoder), *heads])
 
     @property
     def vocab_size(self) -> int:

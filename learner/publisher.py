@@ -79,8 +79,8 @@ class Publisher:
             (folder / "adapter_config.json").write_text(json.dumps(self._adapter_config))
             return
         save_file(weights, folder / file_name(self._ranks if self._shared else ALONE), metadata=METADATA)
-        if self._shared and self._ranks.shares is not None:
-            self._ranks.shares.collect(label(version), folder)
+        if self._shared and self._ranks.company is not None:
+            self._ranks.company.shares.collect(label(version), folder)
 
 
 def label(version: int) -> str:

@@ -45,7 +45,8 @@ class Training:
 class Pupil:
     """A policy with its optimiser, critic, statistics and random state, at its start or where a checkpoint left it.
 
-    The same training and the same groups make the same weights, bit for bit on a CPU, however often it was resumed.
+    The same training and the same groups make the same weights, bit for bit on a CPU, however often it was resumed; but
+    for the order of sums, where the number of ranks changes.
 
     step: how many steps it has taken.
     version: what its weights are called now.

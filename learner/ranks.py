@@ -5,6 +5,8 @@ et al., arXiv 2304.11277, per parameter). What one of them gives up on, all must
 """
 
 import os
+import re
+import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,46 +16,75 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed import ProcessGroup, Store  # type: ignore[attr-defined]
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
 from ..broker.errors import RoleDied
 from ..broker.trajectory import Group
+from .checkpoint import WRITE_TIMEOUT_S
 from .orders import Orders
 from .shares import Shares
 
 T = TypeVar("T")
 
 LOOPBACK = "127.0.0.1"
+LOOPBACK_INTERFACE = {"linux": "lo", "darwin": "lo0"}
 COLLECTIVE_TIMEOUT_S = 600.0
 """How long a rank waits in a pass for another, which has about as much to do."""
+
+GONE = re.compile(
+    r"connection (was likely )?(closed|reset|refused)|broken pipe|failed to recv|time(d |-)?out|unreachable|no route"
+    r"|network error|remote process|abort",
+    re.IGNORECASE,
+)
+"""How gloo, NCCL and the store say that nobody is at the other end. NCCL's invalid usage and system errors say other things."""
+
+
+@dataclass(frozen=True, slots=True)
+class Company:
+    """What several ranks have in common, as one of them holds it.
+
+    mesh:   all of them, as torch.distributed sees them.
+    group:  all of them once more, for checkpoints, which are written beside the passes.
+    store:  where they met.
+    orders: what the leader tells the others, and the others hear.
+    shares: the folders that they write into together.
+    """
+
+    mesh: DeviceMesh
+    group: ProcessGroup
+    store: Store
+    orders: Orders
+    shares: Shares
 
 
 @dataclass(frozen=True, slots=True)
 class Ranks:
-    """The ranks, seen from one of them; by default it is alone.
-
-    mesh:   all of them, as torch.distributed sees them, where there are several.
-    orders: what the leader tells the others, and the others hear.
-    shares: the folders that they write into together.
-    group:  all of them once more, for checkpoints, which are written beside the passes.
-    """
+    """The ranks, seen from one of them; by default it is alone. `company` is what it has with the others once they met."""
 
     rank: int = 0
     count: int = 1
-    mesh: Any = None
-    orders: Orders | None = None
-    shares: Shares | None = None
-    group: Any = None
+    company: Company | None = None
 
     @property
     def leads(self) -> bool:
         """Whether this is the rank that speaks with the broker."""
         return self.rank == 0
 
+    @property
+    def group(self) -> ProcessGroup | None:
+        """Who writes checkpoints together; None for one alone."""
+        return None if self.company is None else self.company.group
+
     def tell(self, name: str, groups: Sequence[Group[Any]] = (), **values: Any) -> None:
         """Have the others do what this rank does now; says nothing unless it leads others."""
-        if self.orders is not None and self.leads:
-            self.orders.give(name, groups, **values)
+        if self.company is not None and self.leads:
+            self.company.orders.give(name, groups, **values)
+
+    def reassure(self) -> None:
+        """Let the others know that this rank still leads them, while it has nothing for them to do. Call it often."""
+        if self.company is not None and self.leads:
+            self.company.orders.reassure()
 
     def own(self, items: Sequence[T]) -> Sequence[T]:
         """Every `count`-th of the items, from this rank's on."""
@@ -72,18 +103,19 @@ class Ranks:
         values = [sum(each.get(name, 0.0) for each in sums) for name in names]
         return dict(zip(names, self.summed(torch.tensor(values, dtype=torch.float64)).tolist(), strict=True))
 
-    def shard(self, root: nn.Module, layers: Iterable[nn.Module]) -> None:
-        """Leave this rank its shard of each parameter, which the passes gather, layer by layer, and gradients sum into.
+    def shard(self, root: nn.Module, units: Iterable[nn.Module]) -> None:
+        """Leave this rank its shard of each parameter, which the passes gather, unit by unit, and gradients sum into.
 
-        Gradients are summed in float32, and not averaged: the loss of a micro-batch is its part of the batch's.
+        What is trained of a unit, and of what `root` holds besides, must have one dtype. Gradients are summed in float32,
+        and not averaged: the loss of a micro-batch is its part of the batch's.
         """
-        if self.count == 1:
+        if self.company is None:
             return
         from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 
-        options: dict[str, Any] = {"mesh": self.mesh, "reshard_after_forward": True}
+        options: dict[str, Any] = {"mesh": self.company.mesh, "reshard_after_forward": True}
         precision = MixedPrecisionPolicy(reduce_dtype=torch.float32)
-        for module in [*layers, root]:
+        for module in [*units, root]:
             fully_shard(module, mp_policy=precision, **options)
             assert isinstance(module, FSDPModule)
             module.set_gradient_divide_factor(1.0)
@@ -126,19 +158,21 @@ def blaming_others() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        if "gloo" not in str(error) and not isinstance(error, dist.DistError):
+        said = str(error).partition("Exception raised from")[0]  # the frames of the stack come after
+        between_ranks = "gloo" in said or isinstance(error, dist.DistError)
+        if not between_ranks or not GONE.search(said):
             raise
-        raise RoleDied(f"another rank of the learner is gone ({str(error).splitlines()[0]})") from error
+        raise RoleDied(f"another rank of the learner is gone ({said.splitlines()[0]})") from error
 
 
 def join(store: Any, *, rank: int, count: int, host: str) -> Ranks:
     """This process as one of `count` ranks that meet at a torch.distributed store; `host` is what they meet by."""
-    if host == LOOPBACK:
-        os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
+    if host == LOOPBACK and sys.platform in LOOPBACK_INTERFACE:
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", LOOPBACK_INTERFACE[sys.platform])
     cuda = torch.cuda.is_available()
     backend, device = ("cpu:gloo,cuda:nccl", "cuda") if cuda else ("gloo", "cpu")
     timeout = timedelta(seconds=COLLECTIVE_TIMEOUT_S)
     dist.init_process_group(backend, store=store, rank=rank, world_size=count, timeout=timeout)
     mesh = init_device_mesh(device, (count,))
-    group = dist.new_group(backend="gloo", timeout=timeout)
-    return Ranks(rank, count, mesh, Orders(store), Shares(store, rank=rank, count=count), group)
+    group = dist.new_group(backend="gloo", timeout=timeout + timedelta(seconds=WRITE_TIMEOUT_S))  # one writes for all
+    return Ranks(rank, count, Company(mesh, group, store, Orders(store), Shares(store, rank=rank, count=count)))

@@ -28,6 +28,20 @@ def packed() -> PackedBatch:
     return pack([answered_with([1, 2, 3, 4], 2), answered_with([5, 6, 7], 1)])
 
 
+def test_its_layers_make_their_activations_anew_where_the_policys_do(model: ModelConfig) -> None:
+    plain, frugal = made(model), made(model.model_copy(update={"gradient_checkpointing": True}))
+    passes = [0, 0]
+    for place, critic in enumerate((plain, frugal)):
+        for module in critic._module.modules():
+            if type(module).__name__ == "LlamaMLP":
+                module.register_forward_pre_hook(lambda *_, place=place: passes.__setitem__(place, passes[place] + 1))
+        torch.nn.init.ones_(critic._module.head.weight)
+        critic.values(packed()).sum().backward()
+    assert passes == [2, 4]
+    for mine, its in zip(plain._module.parameters(), frugal._module.parameters(), strict=True):
+        assert mine.grad is not None and its.grad is not None and torch.equal(mine.grad, its.grad)
+
+
 def test_it_begins_by_saying_nothing(model: ModelConfig) -> None:
     assert made(model).values(packed()).tolist() == [0.0] * 4
 

@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,10 +17,15 @@ import torch
 from safetensors.torch import load_file
 
 from areal.broker.client import Client
+from areal.learner import follower
 from areal.learner.archive import open_weights
 from areal.learner.best import ranking
 from areal.learner.checkpoint import CheckpointStore
+from areal.learner.follower import Follower, Shadow
 from areal.learner.learner import Learner
+from areal.learner.orders import Order
+from areal.learner.pupil import Pupil
+from areal.learner.ranks import ALONE
 from areal.learner.shards import Shards
 
 from .test_learner import records, rollout, settings_of
@@ -168,3 +174,23 @@ def assert_whole_adapter(folder: Path) -> None:
 def assert_same(left: dict[str, torch.Tensor], right: dict[str, torch.Tensor]) -> None:
     assert left.keys() == right.keys()
     assert [name for name in left if not torch.equal(left[name], right[name])] == []
+
+
+def test_a_checkpoint_of_step_0_is_one(run: str, tmp_path: Path) -> None:
+    """As a run leaves it that was drained before its first step, under the name that its weights had by then."""
+    settings = settings_of(run, tmp_path)
+    pupil = Pupil(settings, lambda position: position)
+    pupil.follow(7, [])
+    store = settings.checkpoints()
+    store.save(pupil.snapshot(pupil.weights(), trained=[], epoch=1), permit=lambda: None, done=lambda: None)
+    store.wait()
+    assert [Shadow(settings, ALONE, step=step).version for step in (0, None)] == [7, 0]
+
+
+def test_a_rank_begins_only_where_its_leader_does(
+    client: Client, run: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ranks = SimpleNamespace(company=SimpleNamespace(orders=SimpleNamespace(take=lambda: Order("learn", {}))))
+    monkeypatch.setattr(follower, "follow", lambda *_, **__: ranks)
+    with pytest.raises(ValueError, match="ordered 'learn' before it had begun"):
+        Follower(settings_of(run, tmp_path), client, 1).run()
