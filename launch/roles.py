@@ -15,9 +15,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import psutil
-
 from ..broker.client import Client, connect
+from ..broker.errors import RoleDied
 from ..broker.rollcall import Activity, Presence, RollCall
 from .config import RunConfig
 
@@ -67,6 +66,9 @@ def main() -> int:
     except BaseException as error:
         logger.exception("%s ends on an error", spec.name)
         _tell(int(sys.argv[1]), error)
+        if isinstance(error, RoleDied):  # a thread may wait yet for what the other was to do
+            logging.shutdown()
+            os._exit(1)
         return 1
     return 0
 
@@ -96,8 +98,6 @@ def run_learner(spec: RoleSpec, config: RunConfig, client: Client, activity: Act
     from ..learner.settings import LearnerSettings
 
     host = LOOPBACK if config.cluster.address is None else spec.host
-    if config.learner.ranks > 1:
-        _speak_by(host)
     settings = LearnerSettings(
         run=spec.run_key,
         directory=Path(spec.directory),
@@ -117,14 +117,7 @@ def run_learner(spec: RoleSpec, config: RunConfig, client: Client, activity: Act
         if spec.index == 0:
             Learner(settings, client, activity, host=host).run()
         else:
-            Follower(settings, client, spec.index, activity).run()
-
-
-def _speak_by(host: str) -> None:
-    """Have gloo take the network interface that has this address; it would take the one of the host's own name."""
-    names = [name for name, own in psutil.net_if_addrs().items() if host in {each.address for each in own}]
-    if names:
-        os.environ.setdefault("GLOO_SOCKET_IFNAME", names[0])
+            Follower(settings, client, spec.index, activity, host=host).run()
 
 
 def run_rollout(spec: RoleSpec, config: RunConfig, client: Client, activity: Activity) -> None:

@@ -18,22 +18,34 @@ from .keeper import Keeper
 from .muster import follow, leave
 from .orders import Order
 from .pupil import Pupil
-from .ranks import Ranks
+from .ranks import LOOPBACK, Ranks
 from .settings import LearnerSettings
 
 
 class Follower:
-    """Follows a leader from where it begins to its end. It speaks with no one else, and knows nothing of the run."""
+    """Follows a leader from where it begins to its end. It speaks with no one else, and knows nothing of the run.
 
-    def __init__(self, settings: LearnerSettings, client: Client, rank: int, activity: Activity | None = None) -> None:
+    The other ranks reach it at its `host`.
+    """
+
+    def __init__(
+        self,
+        settings: LearnerSettings,
+        client: Client,
+        rank: int,
+        activity: Activity | None = None,
+        *,
+        host: str = LOOPBACK,
+    ) -> None:
         self._settings = settings
+        self._host = host
         self._meeting = Meeting(client, settings.run)
         self._rank = rank
         self._activity = activity or Activity()
 
     def run(self) -> None:
         """Until the leader says that it is over. Raises RoleDied once the leader is gone."""
-        ranks = follow(self._meeting, self._rank, directory=self._settings.directory)
+        ranks = follow(self._meeting, self._rank, host=self._host, directory=self._settings.directory)
         assert ranks.company is not None
         orders = ranks.company.orders
         shadow = Shadow(self._settings, ranks, step=_begun(orders.take()))

@@ -58,8 +58,8 @@ def lead(meeting: Meeting, *, epoch: int, host: str, count: int, directory: Path
     return join(store, rank=0, count=count, host=host)
 
 
-def follow(meeting: Meeting, rank: int, *, directory: Path) -> Ranks:
-    """The ranks as this one sees them. Raises DeadlineExceeded if no leader has a seat for it, and ConfigError if
+def follow(meeting: Meeting, rank: int, *, host: str, directory: Path) -> Ranks:
+    """The ranks as this one sees them, which the others reach at `host`. Raises DeadlineExceeded if no leader has a seat for it, and ConfigError if
     the leader's run directory is not this one."""
     deadline, refused = time.monotonic() + MUSTER_S, set[str]()
     while time.monotonic() < deadline:
@@ -68,7 +68,7 @@ def follow(meeting: Meeting, rank: int, *, directory: Path) -> Ranks:
         if place is not None and store is not None:
             if store.add(_seat(rank), 1) == 1:
                 _answer(store, rank, _token_file(directory, place.token))
-                return join(store, rank=rank, count=place.count, host=place.host)
+                return join(store, rank=rank, count=place.count, host=host)
             logger.info("the seat of rank %d is taken in epoch %d; waiting for another", rank, place.epoch)
             refused.add(place.token)
         time.sleep(LOOK_EVERY_S)
@@ -90,7 +90,8 @@ def leave(ranks: Ranks) -> None:
 
 def _listening(host: str) -> TCPStore:
     """A store at a free port."""
-    with socket.create_server((host, 0)) as listening:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.create_server((host, 0), family=family) as listening:
         port = listening.getsockname()[1]
         return TCPStore(
             host,

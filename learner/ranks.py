@@ -6,13 +6,13 @@ et al., arXiv 2304.11277, per parameter). What one of them gives up on, all must
 
 import os
 import re
-import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, TypeVar
 
+import psutil
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
@@ -28,7 +28,6 @@ from .shares import Shares
 T = TypeVar("T")
 
 LOOPBACK = "127.0.0.1"
-LOOPBACK_INTERFACE = {"linux": "lo", "darwin": "lo0"}
 COLLECTIVE_TIMEOUT_S = 600.0
 """How long a rank waits in a pass for another, which has about as much to do."""
 
@@ -166,9 +165,8 @@ def blaming_others() -> Iterator[None]:
 
 
 def join(store: Any, *, rank: int, count: int, host: str) -> Ranks:
-    """This process as one of `count` ranks that meet at a torch.distributed store; `host` is what they meet by."""
-    if host == LOOPBACK and sys.platform in LOOPBACK_INTERFACE:
-        os.environ.setdefault("GLOO_SOCKET_IFNAME", LOOPBACK_INTERFACE[sys.platform])
+    """This process as one of `count` ranks that meet at a torch.distributed store; `host` is its address for the others."""
+    _speak_by(host)
     cuda = torch.cuda.is_available()
     backend, device = ("cpu:gloo,cuda:nccl", "cuda") if cuda else ("gloo", "cpu")
     timeout = timedelta(seconds=COLLECTIVE_TIMEOUT_S)
@@ -176,3 +174,10 @@ def join(store: Any, *, rank: int, count: int, host: str) -> Ranks:
     mesh = init_device_mesh(device, (count,))
     group = dist.new_group(backend="gloo", timeout=timeout + timedelta(seconds=WRITE_TIMEOUT_S))  # one writes for all
     return Ranks(rank, count, Company(mesh, group, store, Orders(store), Shares(store, rank=rank, count=count)))
+
+
+def _speak_by(host: str) -> None:
+    """Have gloo take the network interface that has this address; it would take the one of the host's own name."""
+    names = [name for name, own in psutil.net_if_addrs().items() if host in {each.address for each in own}]
+    if names:
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", names[0])

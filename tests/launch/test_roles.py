@@ -1,6 +1,5 @@
 """Which roles a run has, and what the ranks of its learner are told."""
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +57,7 @@ class Recorded:
 
 @pytest.fixture
 def made(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
-    for name in ("OMP_NUM_THREADS", "TORCH_CPP_LOG_LEVEL", "GLOO_SOCKET_IFNAME"):
+    for name in ("OMP_NUM_THREADS", "TORCH_CPP_LOG_LEVEL"):
         monkeypatch.setenv(name, "")  # so that it is put back
         monkeypatch.delenv(name)
     monkeypatch.setattr("areal.learner.learner.Learner", Recorded)
@@ -80,23 +79,9 @@ def test_ranks_meet_at_the_address_of_the_leaders_node(tmp_path: Path, made: lis
     config = configured(tmp_path, "learner.ranks=2", f"broker.url={REDIS}", "cluster.address=auto")
     leads = be(config)
     follows = be(config, index=1, host="10.1.2.4")
-    assert made == [{"arguments": (leads,), "host": "10.1.2.3"}, {"arguments": (1, follows)}]
-    assert "GLOO_SOCKET_IFNAME" not in os.environ, "no interface here has that address"
+    assert made == [{"arguments": (leads,), "host": "10.1.2.3"}, {"arguments": (1, follows), "host": "10.1.2.4"}]
 
 
 def test_ranks_on_one_machine_meet_at_the_loopback(tmp_path: Path, made: list[dict[str, Any]]) -> None:
     leads = be(configured(tmp_path, "learner.ranks=2"))
     assert made == [{"arguments": (leads,), "host": "127.0.0.1"}]
-
-
-def test_ranks_speak_by_the_interface_of_their_node(
-    tmp_path: Path, made: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    cluster = (f"broker.url={REDIS}", "cluster.address=auto")
-    be(configured(tmp_path, *cluster), host="127.0.0.1")
-    assert "GLOO_SOCKET_IFNAME" not in os.environ, "one rank speaks to none"
-    be(configured(tmp_path, *cluster, "learner.ranks=2"), host="127.0.0.1")
-    assert os.environ["GLOO_SOCKET_IFNAME"] == "lo"
-    monkeypatch.setenv("GLOO_SOCKET_IFNAME", "eth7")
-    be(configured(tmp_path, *cluster, "learner.ranks=2"), host="127.0.0.1")
-    assert os.environ["GLOO_SOCKET_IFNAME"] == "eth7"

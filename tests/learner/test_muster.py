@@ -1,5 +1,6 @@
 """Ranks that look for each other; that they find each other is tested with those that train (test_follower.py)."""
 
+import os
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -20,7 +21,7 @@ from areal.broker.bulletin import Bulletin
 from areal.broker.client import Client
 from areal.broker.errors import BrokerError, ConfigError, DeadlineExceeded, RoleDied
 from areal.broker.meeting import Meeting, Place
-from areal.learner import muster, orders, shares
+from areal.learner import muster, orders, ranks, shares
 from areal.learner.orders import Order, Orders
 from areal.learner.ranks import LOOPBACK, Company, Ranks, blaming_others
 from areal.learner.shares import Shares
@@ -58,8 +59,8 @@ def test_ranks_that_share_a_directory_meet(client: Client, run: str, tmp_path: P
     epoch, meeting = Bulletin(client, run).lead(), Meeting(client, run)
     met = together(
         lambda: muster.lead(meeting, epoch=epoch, host=LOOPBACK, count=3, directory=tmp_path),
-        lambda: muster.follow(meeting, 2, directory=tmp_path),
-        lambda: muster.follow(meeting, 1, directory=tmp_path),
+        lambda: muster.follow(meeting, 2, host="127.0.0.1", directory=tmp_path),
+        lambda: muster.follow(meeting, 1, host="127.0.0.1", directory=tmp_path),
     )
     assert met == [(0, 3, LOOPBACK), (2, 3, LOOPBACK), (1, 3, LOOPBACK)]
     assert list((tmp_path / "checkpoints").iterdir()) == []
@@ -73,7 +74,7 @@ def test_ranks_that_share_no_directory_all_refuse(
     (tmp_path / "its").mkdir()
     met = together(
         lambda: muster.lead(meeting, epoch=epoch, host=LOOPBACK, count=2, directory=tmp_path / "mine"),
-        lambda: muster.follow(meeting, 1, directory=tmp_path / "its"),
+        lambda: muster.follow(meeting, 1, host="127.0.0.1", directory=tmp_path / "its"),
     )
     assert [type(error) for error in met] == [ConfigError, ConfigError]
     assert all("must share the run directory" in str(error) and f"{tmp_path}/its" in str(error) for error in met)
@@ -112,7 +113,7 @@ def test_a_rank_takes_no_seat_that_is_taken(
     thread = Thread(target=lead_anew)
     thread.start()
     with pytest.raises(DeadlineExceeded, match="rank 1 found no learner to follow"):
-        muster.follow(meeting, 1, directory=tmp_path)
+        muster.follow(meeting, 1, host="127.0.0.1", directory=tmp_path)
     thread.join()
     assert own.add("seat/1", 0) == 2, "it asked once, and not again"
 
@@ -129,7 +130,7 @@ def test_a_rank_takes_no_seat_where_another_listens_than_who_announced_it(
         PrefixStore(Place(1, LOOPBACK, store.port, 2).token, store).set("leader", "")
     keys = store.num_keys()
     with pytest.raises(DeadlineExceeded, match="rank 1 found no learner to follow"):
-        muster.follow(Meeting(client, run), 1, directory=tmp_path)
+        muster.follow(Meeting(client, run), 1, host="127.0.0.1", directory=tmp_path)
     assert store.num_keys() == keys
 
 
@@ -260,3 +261,15 @@ def test_only_what_another_rank_did_is_blamed_on_it(error: Exception, raised: ty
         raise error
     assert type(caught.value) is raised
     assert caught.value is error or "more" not in str(caught.value)
+
+
+def test_a_rank_speaks_by_the_interface_of_its_address(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GLOO_SOCKET_IFNAME", "")  # so that it is put back
+    monkeypatch.delenv("GLOO_SOCKET_IFNAME")
+    ranks._speak_by("10.1.2.3")
+    assert "GLOO_SOCKET_IFNAME" not in os.environ, "no interface here has that address"
+    ranks._speak_by("127.0.0.1")
+    assert os.environ["GLOO_SOCKET_IFNAME"] == "lo"
+    monkeypatch.setenv("GLOO_SOCKET_IFNAME", "eth7")
+    ranks._speak_by("127.0.0.1")
+    assert os.environ["GLOO_SOCKET_IFNAME"] == "eth7"
