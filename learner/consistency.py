@@ -9,46 +9,97 @@ the same seed makes the same model however slow the machine is.
 Legend: N images there are, M of a step, D… the pixels of one, L levels.
 """
 
+import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import torch
+from diffusers import LCMScheduler
 from torch import Tensor, nn
 
+from ..broker.errors import ConfigError
+from ..denoising.classes import ClassModel, ClassPipeline
 from ..denoising.gaussian import like
+from ..denoising.mlp import ConsistencyMlp
+from ..denoising.sampler import Noise, sample
 from ..denoising.schedule import Schedule
+from .config import ConsistencyConfig
+from .judge import Judge, Verdict
+from .pictures import load_pictures
+
+EXAMINED_STEPS = (1, 2, 4, 8)
+EXAMINED = 1000
+"""Pictures made to judge by, of each class as many."""
 
 CLOSENESS, STEEPNESS = 8.0, 1.0
 """k and b of n(σ) = 1 + k·sigmoid(−b·σ): where there is little noise, r is as much closer to t."""
 
 
-@dataclass(frozen=True, slots=True)
-class ConsistencyTraining:
-    """How a consistency model is trained. `huber` is the c of √(‖d‖² + c²) − c; `noise_*` are those of log σ."""
+def make(config: ConsistencyConfig, report: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
+    """Trains a model, writes it to `config.output` as diffusers has it, and returns what it is.
 
-    steps: int = 2000
-    batch_size: int = 256
-    lr: float = 1e-3
-    stages: int = 6
-    noise_mean: float = -0.4
-    noise_std: float = 1.8
-    huber: float = 0.06
-    ema: float = 0.998
+    `report` gets how training goes, and what the judge says of pictures made in so many evaluations. The same
+    configuration gives the same bytes. Raises ConfigError.
+    """
+    torch.set_num_threads(config.threads)
+    learned, held_out = load_pictures(config.data, config.image_size).split()
+    _make_folder(config)
+    began = time.perf_counter()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        network = ConsistencyMlp(
+            sample_size=config.image_size,
+            in_channels=learned.images.shape[1],
+            num_class_embeds=len(learned.classes),
+            width=config.width,
+            depth=config.depth,
+        )
+        pipeline = ClassPipeline(network, LCMScheduler(prediction_type="v_prediction"), config.decoded_size)
+        model, num_levels = ClassModel(pipeline), pipeline.scheduler.config.num_train_timesteps
+        train(network, model.schedule, learned.images, learned.labels, config, num_levels=num_levels, report=report)
+    pipeline.save_pretrained(config.output)
+    wall_s = time.perf_counter() - began
+    judge = Judge(learned, held_out)
+    report({"evaluations": "none (real)"} | _of(judge.of_real()))
+    for count in EXAMINED_STEPS:
+        report({"evaluations": count} | _of(examine(model, judge, count, num_classes=len(learned.classes))))
+    parameters = sum(weight.numel() for weight in network.parameters())
+    return {"output": str(config.output), "parameters": parameters, "wall_s": wall_s}
+
+
+def examine(model: ClassModel, judge: Judge, count: int, *, num_classes: int) -> Verdict:
+    """What the judge says of pictures of all classes, made in `count` evaluations."""
+    labels = torch.arange(EXAMINED) % num_classes
+    conditions = [{"label": int(label)} for label in labels]
+    noise = Noise(range(EXAMINED), model.latent_shape)
+    return judge.of(
+        sample(model.denoise(conditions), model.schedule, model.schedule.levels(count), noise).clean, labels
+    )
+
+
+def _of(verdict: Verdict) -> dict[str, Any]:
+    return {"accuracy": verdict.accuracy, "frechet": verdict.frechet, "diversity": verdict.diversity}
+
+
+def _make_folder(config: ConsistencyConfig) -> None:
+    try:
+        config.output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"consistency.output: the folder {config.output} cannot be made: {error}") from error
 
 
 class Pairs:
     """Draws the two levels that a step compares."""
 
-    def __init__(self, schedule: Schedule, num_levels: int, training: ConsistencyTraining) -> None:
+    def __init__(self, schedule: Schedule, num_levels: int, config: ConsistencyConfig) -> None:
         scale_L, std_L = schedule.target(torch.arange(num_levels))
         self._sigma_L = std_L / scale_L
-        self._training = training
+        self._config = config
 
     def draw(self, count: int, stage: int) -> tuple[Tensor, Tensor, Tensor]:
         """(t, r, 1/(σ_t − σ_r)), int64[M], int64[M] and float32[M], with r < t; `stage` counts from 0."""
-        training, sigma_L = self._training, self._sigma_L
-        drawn_M = torch.exp(training.noise_mean + training.noise_std * torch.randn(count))
+        config, sigma_L = self._config, self._sigma_L
+        drawn_M = torch.exp(config.noise_mean + config.noise_std * torch.randn(count))
         upper_M = torch.searchsorted(sigma_L, drawn_M).clamp(1, len(sigma_L) - 1)
         sigma_M = sigma_L[upper_M]
         closer_M = (1 + CLOSENESS * torch.sigmoid(-STEEPNESS * sigma_M)) / 2 ** (stage + 1)
@@ -62,7 +113,7 @@ def train(
     schedule: Schedule,
     images_ND: Tensor,
     labels_N: Tensor,
-    training: ConsistencyTraining,
+    config: ConsistencyConfig,
     *,
     num_levels: int,
     report: Callable[[dict[str, Any]], None] = lambda record: None,
@@ -71,23 +122,23 @@ def train(
 
     `report` gets {step, steps, loss, stage} some twenty times.
     """
-    pairs = Pairs(schedule, num_levels, training)
-    optimizer = torch.optim.RAdam(network.parameters(), lr=training.lr)
-    decay = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, training.steps)
+    pairs = Pairs(schedule, num_levels, config)
+    optimizer = torch.optim.RAdam(network.parameters(), lr=config.lr)
+    decay = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, config.steps)
     average = torch.optim.swa_utils.AveragedModel(
-        network, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(training.ema)
+        network, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(config.ema)
     )
-    for step in range(training.steps):
-        stage = training.stages * step // training.steps
-        chosen_M = torch.randint(len(images_ND), (training.batch_size,))
-        loss = _loss(network, schedule, images_ND[chosen_M], labels_N[chosen_M], pairs, stage, training.huber)
+    for step in range(config.steps):
+        stage = config.stages * step // config.steps
+        chosen_M = torch.randint(len(images_ND), (config.batch_size,))
+        loss = _loss(network, schedule, images_ND[chosen_M], labels_N[chosen_M], pairs, stage, config.huber)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
         decay.step()
         average.update_parameters(network)
-        if (step + 1) % max(1, training.steps // 20) == 0:
-            report({"step": step + 1, "steps": training.steps, "loss": float(loss.detach()), "stage": stage + 1})
+        if (step + 1) % max(1, config.steps // 20) == 0:
+            report({"step": step + 1, "steps": config.steps, "loss": float(loss.detach()), "stage": stage + 1})
     network.load_state_dict(average.module.state_dict())
 
 
