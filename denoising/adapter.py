@@ -11,7 +11,7 @@ from typing import Any
 
 from peft import LoraConfig
 from peft.utils import get_peft_model_state_dict, set_peft_model_state_dict
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import Parameter
 
 from ..broker.errors import ModelError
@@ -76,8 +76,3 @@ class Adapter:
     def save(self, folder: Path) -> None:
         """Write it as diffusers loads it (`load_lora_adapter(folder, prefix=None)`), rank and alpha with it."""
         self._network.save_lora_adapter(folder, adapter_name=NAME)
-
-
-def has_adapters(network: nn.Module) -> bool:
-    """Whether adapters can be put on it."""
-    return hasattr(network, "add_adapter")
