@@ -48,7 +48,7 @@ $(VENV)/.ready: pyproject.toml requirements/cpu.txt requirements/overrides.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
 	$(BIN)/uv pip install --compile-bytecode --python $(BIN)/python $(TORCH_FROM) \
-		--override requirements/overrides.txt -r requirements/cpu.txt -e '.[dev,smollm2]'
+		--override requirements/overrides.txt -r requirements/cpu.txt -e '.[dev,smollm2,images]'
 	touch $@
 
 clean:

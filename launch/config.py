@@ -16,6 +16,7 @@ from ..broker.errors import ConfigError
 from ..learner.algorithm.config import AlgorithmConfig
 from ..learner.config import (
     CheckpointConfig,
+    ConsistencyConfig,
     DatasetConfig,
     EvaluationConfig,
     LearnerConfig,
@@ -115,12 +116,19 @@ class ModelPart(BaseModel):
     model: ModelConfig
 
 
-class WarmstartFile(BaseModel):
-    """Everything that `areal pretrain` can be told."""
+class PretrainFile(BaseModel):
+    """Everything that `areal pretrain` can be told: one of its two parts."""
 
     model_config = ConfigDict(extra="forbid")
 
-    warmstart: WarmstartConfig
+    warmstart: WarmstartConfig | None = None
+    consistency: ConsistencyConfig | None = None
+
+    @model_validator(mode="after")
+    def _is_one(self) -> "PretrainFile":
+        if (self.warmstart is None) == (self.consistency is None):
+            raise ValueError("either warmstart (a small language model) or consistency (of images) is wanted")
+        return self
 
 
 def load_run_config(path: Path, overrides: Sequence[str] = (), *, resolved: bool = False) -> RunConfig:
@@ -147,10 +155,14 @@ def load_run_config(path: Path, overrides: Sequence[str] = (), *, resolved: bool
     return config
 
 
-def load_warmstart_config(path: Path, overrides: Sequence[str] = ()) -> WarmstartConfig:
-    """The checked configuration of a warm start, its output relative to the YAML's folder. Raises ConfigError."""
-    config = validated(WarmstartFile, _load(path, overrides, WarmstartFile), path).warmstart
-    config.output = path.resolve().parent / config.output
+def load_pretrain_config(path: Path, overrides: Sequence[str] = ()) -> WarmstartConfig | ConsistencyConfig:
+    """The checked configuration of a model made from nothing, paths in it relative to the YAML's folder. Raises ConfigError."""
+    file, folder = validated(PretrainFile, _load(path, overrides, PretrainFile), path), path.resolve().parent
+    config = file.warmstart or file.consistency
+    assert config is not None
+    config.output = folder / config.output
+    if isinstance(config, ConsistencyConfig):
+        config.data = _found_folder(config.data, folder)
     return config
 
 

@@ -162,3 +162,28 @@ class WarmstartConfig(BaseModel):
     layers: int = Field(2, ge=1)
     intermediate_size: int = Field(192, ge=1)
     threads: int = Field(1, ge=1)
+
+
+class ConsistencyConfig(BaseModel):
+    """`areal pretrain`: a consistency model made from nothing, of pictures of known classes (improved consistency training)."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    data: str = Field(
+        "digits", description="digits (scikit-learn's), or a folder with a folder of pictures for each class"
+    )
+    output: Path = Field(description="folder that the pipeline is written to, as diffusers does")
+    image_size: int = Field(8, ge=2, description="pixels that the network works on")
+    decoded_size: int = Field(32, ge=2, description="pixels of the pictures that come out, by bicubic interpolation")
+    steps: int = Field(2000, ge=1)
+    batch_size: int = Field(256, ge=1)
+    lr: float = Field(1e-3, gt=0)
+    stages: int = Field(6, ge=1, description="how often the two levels that are compared come closer, in even parts")
+    noise_mean: float = Field(-0.4, description="of log σ, which levels are drawn by")
+    noise_std: float = Field(1.8, gt=0)
+    huber: float = Field(0.06, gt=0, description="c of the loss √(‖d‖² + c²) − c")
+    ema: float = Field(0.998, ge=0, lt=1, description="of the weights that are kept")
+    width: int = Field(256, ge=8)
+    depth: int = Field(3, ge=1)
+    seed: int = Field(0)
+    threads: int = Field(1, ge=1)

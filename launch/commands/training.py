@@ -61,10 +61,10 @@ def _check(options: argparse.Namespace) -> int:
 
 
 def _pretrain(options: argparse.Namespace) -> int:
-    from ..config import load_warmstart_config
+    from ..config import load_pretrain_config
     from ..pretrain import execute
 
-    return execute(load_warmstart_config(options.config, options.overrides))
+    return execute(load_pretrain_config(options.config, options.overrides))
 
 
 def _replay(options: argparse.Namespace) -> int:

@@ -3,8 +3,9 @@ from pathlib import Path
 import pytest
 
 from areal.broker.errors import ConfigError
-from areal.launch.config import RunConfig, load_model_config, load_run_config, load_warmstart_config, to_yaml
+from areal.launch.config import RunConfig, load_model_config, load_pretrain_config, load_run_config, to_yaml
 from areal.learner.algorithm.config import Cispo, Gspo, Overlong, Ppo, Rloo, Sapo
+from areal.learner.config import ConsistencyConfig
 
 MINIMAL = """
 model: {path: models/sort}
@@ -292,7 +293,19 @@ def test_the_model_is_found_there_too_so_that_the_run_directory_knows_it(path: P
 def test_a_warm_start_writes_beside_its_file(tmp_path: Path) -> None:
     path = tmp_path / "warm.yaml"
     path.write_text("warmstart: {problem: sort, output: models/sort}\n")
-    assert load_warmstart_config(path).output == tmp_path / "models" / "sort"
+    assert load_pretrain_config(path).output == tmp_path / "models" / "sort"
+
+
+def test_a_consistency_model_is_written_beside_its_file(tmp_path: Path) -> None:
+    path = tmp_path / "images.yaml"
+    (tmp_path / "pictures").mkdir()
+    path.write_text("consistency: {data: pictures, output: models/mine}\n")
+    config = load_pretrain_config(path, ["consistency.steps=7"])
+    assert isinstance(config, ConsistencyConfig) and config.steps == 7
+    assert (config.output, config.data) == (tmp_path / "models" / "mine", str(tmp_path / "pictures"))
+    path.write_text("consistency: {output: a}\nwarmstart: {problem: sort, output: b}\n")
+    with pytest.raises(ConfigError, match=r"either warmstart .* or consistency"):
+        load_pretrain_config(path)
 
 
 def test_a_password_that_stands_in_the_wrong_place_is_not_shown(path: Path) -> None:
