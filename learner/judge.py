@@ -3,7 +3,7 @@
 Legend: N pictures, D numbers of one.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,7 +32,8 @@ class Judge:
     """A classifier that has seen the pictures that a model learned from, and compares with those held out."""
 
     def __init__(self, learned: Pictures, held_out: Pictures) -> None:
-        self._classifier = SVC(C=10, gamma="scale").fit(_flat(learned.images), learned.labels.numpy())
+        self._learned_ND = _flat(learned.images)
+        self._classifier = SVC(C=10, gamma="scale").fit(self._learned_ND, learned.labels.numpy())
         self._held_out = held_out
 
     def of(self, images: Tensor, labels: Tensor) -> Verdict:
@@ -45,8 +46,9 @@ class Judge:
         )
 
     def of_real(self) -> Verdict:
-        """Of those held out: what is the best to be had."""
-        return self.of(self._held_out.images, self._held_out.labels)
+        """What is the best to be had: of those held out, and of the distance of those learned from to them."""
+        found = self.of(self._held_out.images, self._held_out.labels)
+        return replace(found, frechet=frechet(self._learned_ND, _flat(self._held_out.images)))
 
 
 def frechet(left_ND: Matrix, right_ND: Matrix) -> float:

@@ -41,7 +41,7 @@ def test_real_digits_are_found_good(digits: tuple[Pictures, Pictures]) -> None:
     assert len(held_out.images) == 300 and len(learned.images) == 1497
     assert float(learned.images.min()) == -1 and float(learned.images.max()) == 1
     real = Judge(learned, held_out).of_real()
-    assert real.accuracy > 0.97 and real.frechet == pytest.approx(0, abs=1e-6) and 0.2 < real.diversity < 0.5
+    assert real.accuracy > 0.97 and 0.2 < real.frechet < 1 and 0.2 < real.diversity < 0.5
 
 
 def test_noise_and_a_single_picture_are_found_out(digits: tuple[Pictures, Pictures]) -> None:
