@@ -10,11 +10,13 @@ from areal.broker.errors import ConfigError
 from areal.denoising.classes import ClassPipeline
 from areal.denoising.mlp import ConsistencyMlp
 from areal.denoising.schedule import schedule_of
+from areal.launch.config import load_pretrain_config
 from areal.learner.config import ConsistencyConfig
 from areal.learner.consistency import Pairs, consistency, make, train
 
 SCHEDULE = schedule_of(LCMScheduler(prediction_type="v_prediction"))
 NUM_LEVELS = 1000
+CONFIGS = Path(__file__).parents[2] / "configs"
 
 
 def sigma(level: torch.Tensor) -> torch.Tensor:
@@ -95,10 +97,12 @@ def test_a_place_that_cannot_be_written_is_refused_before_training(tmp_path: Pat
 
 @pytest.mark.slow
 def test_digits_are_learned(tmp_path: Path) -> None:
-    """A third of the steps of configs/consistency_digits.yaml, and most of what that comes to."""
     reports: list[dict[str, Any]] = []
-    make(ConsistencyConfig(output=tmp_path, steps=700), reports.append)
+    config = load_pretrain_config(CONFIGS / "consistency_digits.yaml", [f"consistency.output={tmp_path}"])
+    assert isinstance(config, ConsistencyConfig)
+    make(config, reports.append)
     found = {report["evaluations"]: report for report in reports if "evaluations" in report}
-    assert found["none (real)"]["accuracy"] > 0.97
     for count in (1, 2, 4, 8):
-        assert found[count]["accuracy"] > 0.9 and found[count]["frechet"] < 4 and found[count]["diversity"] > 0.2, found
+        assert found[count]["accuracy"] > 0.95 and found[count]["frechet"] < 2 and found[count]["diversity"] > 0.25, (
+            found
+        )
