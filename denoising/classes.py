@@ -46,18 +46,18 @@ class ClassModel:
         self.network: nn.Module = pipeline.unet
         self.schedule: Schedule = schedule_of(pipeline.scheduler)
         config: Any = pipeline.unet.config
-        self._num_classes: int | None = config.num_class_embeds
-        if self._num_classes is None:
+        if config.num_class_embeds is None:
             raise ModelError("the network has no classes (num_class_embeds is null): nothing tells it what to make")
+        self._num_classes: int = config.num_class_embeds
         self.latent_shape = (config.in_channels, config.sample_size, config.sample_size)
         self._decoded_size = pipeline.config.get("decoded_size", config.sample_size)
 
     def condition(self, row: dict[str, Any]) -> dict[str, Any]:
         """What the network is given for a row of the data set: its `label`. Raises ConfigError."""
         label = row.get("label")
-        if not isinstance(label, int) or isinstance(label, bool) or not 0 <= label < (self._num_classes or 0):
+        if not isinstance(label, int) or isinstance(label, bool) or not 0 <= label < self._num_classes:
             raise ConfigError(
-                f"a row has the label {label!r:.100}, and the model knows the classes 0 to {(self._num_classes or 0) - 1}: "
+                f"a row has the label {label!r:.100}, and the model knows the classes 0 to {self._num_classes - 1}: "
                 "see dataset.source"
             )
         return {"label": label}
@@ -68,9 +68,7 @@ class ClassModel:
         labels_M = torch.tensor([condition["label"] for condition in conditions], device=device)
 
         def denoised(x_MD: Tensor, level_M: Tensor) -> Tensor:
-            inputs_MD, time_M = self.schedule.network_input(x_MD.float(), level_M)
-            (output_MD,) = self.network(inputs_MD, time_M, class_labels=labels_M, return_dict=False)
-            return self.schedule.clean(output_MD, x_MD, level_M)
+            return consistency(self.network, self.schedule, x_MD.float(), level_M, labels_M)
 
         return denoised
 
@@ -79,3 +77,10 @@ class ClassModel:
         pixels = ((clean_MD.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
         images = [Image.fromarray(each[..., 0] if each.shape[-1] == 1 else each) for each in pixels]
         return [image.resize((self._decoded_size,) * 2, Image.Resampling.BICUBIC) for image in images]
+
+
+def consistency(network: nn.Module, schedule: Schedule, x_MD: Tensor, level_M: Tensor, labels_M: Tensor) -> Tensor:
+    """float32[M, D…], f(x, τ) of a network of classes."""
+    inputs_MD, time_M = schedule.network_input(x_MD, level_M)
+    (output_MD,) = network(inputs_MD, time_M, class_labels=labels_M, return_dict=False)
+    return schedule.clean(output_MD, x_MD, level_M)

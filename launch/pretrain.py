@@ -3,6 +3,7 @@
 import time
 from typing import Any
 
+from ..broker.errors import ConfigError
 from ..learner.config import ConsistencyConfig, WarmstartConfig
 
 
@@ -24,8 +25,10 @@ def _made(config: WarmstartConfig | ConsistencyConfig, report: Any) -> dict[str,
         from ..learner.pretrain import pretrain
 
         return pretrain(config, report)
-    from ..learner.consistency import make
-
+    try:
+        from ..learner.consistency import make
+    except ModuleNotFoundError as error:
+        raise ConfigError(f"consistency models need {error.name}: pip install 'areal-rl[images]'") from error
     return make(config, report)
 
 

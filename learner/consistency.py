@@ -18,7 +18,7 @@ from diffusers import LCMScheduler
 from torch import Tensor, nn
 
 from ..broker.errors import ConfigError
-from ..denoising.classes import ClassModel, ClassPipeline
+from ..denoising.classes import ClassModel, ClassPipeline, consistency
 from ..denoising.gaussian import like
 from ..denoising.mlp import ConsistencyMlp
 from ..denoising.sampler import Noise, sample
@@ -159,13 +159,6 @@ def _loss(
         teacher_MD = consistency(network, schedule, lower_MD, lower_M, labels_M)
     squares_M = (student_MD - teacher_MD).flatten(1).square().sum(1)
     return (weight_M * ((squares_M + huber**2).sqrt() - huber)).mean()
-
-
-def consistency(network: nn.Module, schedule: Schedule, x_MD: Tensor, level_M: Tensor, labels_M: Tensor) -> Tensor:
-    """float32[M, D…], f(x, τ) of a network of classes."""
-    inputs_MD, time_M = schedule.network_input(x_MD, level_M)
-    (output_MD,) = network(inputs_MD, time_M, class_labels=labels_M, return_dict=False)
-    return schedule.clean(output_MD, x_MD, level_M)
 
 
 def _noised(schedule: Schedule, clean_MD: Tensor, noise_MD: Tensor, level_M: Tensor) -> Tensor:

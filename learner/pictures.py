@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image, UnidentifiedImageError
+from sklearn.datasets import load_digits
 from torch import Tensor
 
 from ..broker.errors import ConfigError
@@ -55,10 +56,6 @@ def load_pictures(source: str, size: int) -> Pictures:
 
 
 def _digits(size: int) -> Pictures:
-    try:
-        from sklearn.datasets import load_digits
-    except ImportError as error:
-        raise ConfigError("consistency.data: digits come with scikit-learn: pip install 'areal-rl[images]'") from error
     if size != 8:
         raise ConfigError(f"consistency.image_size: the digits are 8 pixels wide, not {size}")
     found = load_digits()

@@ -46,9 +46,8 @@ class Recording:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._aside = (
-            folder / f".{uuid.uuid4().hex}{PARTIAL}"
-        )  # nobody else's: a learner that was frozen may yet write on
+        # nobody else's: a learner that was frozen may yet write on
+        self._aside = folder / f".{uuid.uuid4().hex}{PARTIAL}"
         self._behind = Behind("a batch", timeout_s=WRITE_TIMEOUT_S)
 
     def steps(self) -> list[int]:

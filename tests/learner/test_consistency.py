@@ -7,12 +7,12 @@ import torch
 from diffusers import LCMScheduler
 
 from areal.broker.errors import ConfigError
-from areal.denoising.classes import ClassPipeline
+from areal.denoising.classes import ClassPipeline, consistency
 from areal.denoising.mlp import ConsistencyMlp
 from areal.denoising.schedule import schedule_of
 from areal.launch.config import load_pretrain_config
 from areal.learner.config import ConsistencyConfig
-from areal.learner.consistency import Pairs, consistency, make, train
+from areal.learner.consistency import Pairs, make, train
 
 SCHEDULE = schedule_of(LCMScheduler(prediction_type="v_prediction"))
 NUM_LEVELS = 1000
