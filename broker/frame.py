@@ -31,7 +31,12 @@ FORMAT_VERSION = 2
 MAX_MESSAGE_BYTES = 256 * 2**20
 MAX_HEADER_BYTES = 4 * 2**20
 ALIGNMENT = 8
-DTYPES: dict[str, np.dtype[Any]] = {"i4": np.dtype("<i4"), "f4": np.dtype("<f4"), "f2": np.dtype("<f2")}
+DTYPES: dict[str, np.dtype[Any]] = {
+    "i4": np.dtype("<i4"),
+    "f4": np.dtype("<f4"),
+    "f2": np.dtype("<f2"),
+    "u1": np.dtype("u1"),
+}
 
 _CODES = {dtype: code for code, dtype in DTYPES.items()}
 _PREAMBLE = struct.Struct("<BBHI")

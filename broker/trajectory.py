@@ -25,6 +25,10 @@ REAL = (int, float)
 FLOAT32_MAX = float(np.finfo(np.float32).max)
 
 
+LOOKED_AT = "areal:look"
+"""The column of a row whose images somebody is to look at: a number, which says the noise that they are always made of."""
+
+
 @dataclass(frozen=True, slots=True)
 class Prompt:
     """A ticket: one row of a dataset, to be turned into a group by a rollout worker.
@@ -107,6 +111,17 @@ class TokenTrajectory:
     def num_actions(self) -> int:
         return int(np.count_nonzero(self.action_mask))
 
+    @property
+    def truncated(self) -> bool:
+        """Whether the answer was cut off."""
+        return self.finish_reason == "length"
+
+    @property
+    def version_span(self) -> tuple[int, int]:
+        """The oldest and the newest version that chose a token."""
+        versions = self.versions[self.action_mask]
+        return int(versions.min()), int(versions.max())
+
     def _check_outcome(self) -> None:
         _check_reward(self.reward, self.reward_parts)
         if self.finish_reason not in FINISH_REASONS:
@@ -123,7 +138,7 @@ class DenoisingTrajectory:
     the latents as stored, summed over their dimensions: a density, so of either sign and in the thousands. The image
     decoded from the last latent is no action: that call draws nothing. `version` is that of the weights behind every
     action. `condition` (JSON values) and `guidance` are what the network was given beside the latent; `seed` is that of
-    the noise.
+    the noise. `picture` uint8[height, width] (grey) or [height, width, 3] is the image, where somebody is to look at it.
     """
 
     latents: NDArray[np.float16] | NDArray[np.float32]
@@ -135,9 +150,12 @@ class DenoisingTrajectory:
     seed: int
     reward: float
     reward_parts: dict[str, float] = field(default_factory=dict)
+    picture: NDArray[np.uint8] | None = None
 
     def __post_init__(self) -> None:
         self._check_latents()
+        if self.picture is not None:
+            _check_picture(self.picture)
         _require_vector("timesteps", self.timesteps, np.int32, "H+1")
         _require_vector("behaviour_logprobs", self.behaviour_logprobs, np.float32, "H")
         states, levels, actions = len(self.latents), len(self.timesteps), len(self.behaviour_logprobs)
@@ -160,6 +178,16 @@ class DenoisingTrajectory:
     @property
     def num_actions(self) -> int:
         return len(self.behaviour_logprobs)
+
+    @property
+    def truncated(self) -> bool:
+        """An image is never cut off."""
+        return False
+
+    @property
+    def version_span(self) -> tuple[int, int]:
+        """One version makes a whole image."""
+        return self.version, self.version
 
     def _check_latents(self) -> None:
         latents = self.latents
@@ -222,6 +250,12 @@ def least(vector: NDArray[Any]) -> Any:
 def greatest(vector: NDArray[Any]) -> Any:
     """The maximum, likewise."""
     return vector.item(vector.argmax())
+
+
+def _check_picture(picture: Any) -> None:
+    is_picture = isinstance(picture, np.ndarray) and picture.dtype == np.uint8 and picture.ndim in (2, 3)
+    if not is_picture or picture.size == 0 or picture.shape[2:] not in ((), (3,)):
+        raise ValueError(f"picture is {_described(picture)}, not uint8[height, width] or [height, width, 3]")
 
 
 def _check_reward(reward: Any, parts: Any) -> None:

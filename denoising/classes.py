@@ -9,7 +9,9 @@ from PIL import Image
 from torch import Tensor, nn
 
 from ..broker.errors import ConfigError, ModelError
-from .sampler import Denoise, Noise, sample
+from .images import to_images
+from .noise import Noise
+from .sampler import Denoise, sample
 from .schedule import Schedule, schedule_of
 
 
@@ -49,7 +51,7 @@ class ClassModel:
         if config.num_class_embeds is None:
             raise ModelError("the network has no classes (num_class_embeds is null): nothing tells it what to make")
         self._num_classes: int = config.num_class_embeds
-        self.latent_shape = (config.in_channels, config.sample_size, config.sample_size)
+        self.latent_shape: tuple[int, ...] = (config.in_channels, config.sample_size, config.sample_size)
         self._decoded_size = pipeline.config.get("decoded_size", config.sample_size)
 
     def condition(self, row: dict[str, Any]) -> dict[str, Any]:
@@ -74,13 +76,12 @@ class ClassModel:
 
     def decode(self, clean_MD: Tensor) -> list[Image.Image]:
         """The images, 8 bits a channel, grey or RGB."""
-        pixels = ((clean_MD.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
-        images = [Image.fromarray(each[..., 0] if each.shape[-1] == 1 else each) for each in pixels]
-        return [image.resize((self._decoded_size,) * 2, Image.Resampling.BICUBIC) for image in images]
+        wide = (self._decoded_size,) * 2
+        return [image.resize(wide, Image.Resampling.BICUBIC) for image in to_images(clean_MD)]
 
 
-def consistency(network: nn.Module, schedule: Schedule, x_MD: Tensor, level_M: Tensor, labels_M: Tensor) -> Tensor:
+def consistency(network: Any, schedule: Schedule, x_MD: Tensor, level_M: Tensor, labels_M: Tensor) -> Tensor:
     """float32[M, D…], f(x, τ) of a network of classes."""
     inputs_MD, time_M = schedule.network_input(x_MD, level_M)
-    (output_MD,) = network(inputs_MD, time_M, class_labels=labels_M, return_dict=False)
+    (output_MD,) = network(inputs_MD.to(network.dtype), time_M, class_labels=labels_M, return_dict=False)
     return schedule.clean(output_MD, x_MD, level_M)

@@ -5,7 +5,6 @@ Legend: M steps, of one image or of many; D… the dimensions of a latent.
 
 import math
 
-import torch
 from torch import Tensor
 
 
@@ -31,6 +30,11 @@ def divergence(mean_MD: Tensor, other_MD: Tensor, std_M: Tensor) -> Tensor:
     return (squared_distance(mean_MD, other_MD) / (2 * std_M.double().square())).float()
 
 
+def entropy(std_M: Tensor, dimensions: int) -> Tensor:
+    """float32[M], in nats: D·(log s + ½·log 2πe), the same whatever the policy."""
+    return (dimensions * (std_M.double().log() + 0.5 * math.log(2 * math.pi * math.e))).float()
+
+
 def squared_distance(left_MD: Tensor, right_MD: Tensor) -> Tensor:
     """float64[M], ‖left − right‖² of each."""
     return (left_MD - right_MD).flatten(1).double().square().sum(1)
@@ -39,12 +43,3 @@ def squared_distance(left_MD: Tensor, right_MD: Tensor) -> Tensor:
 def like(values_M: Tensor, x_MD: Tensor) -> Tensor:
     """The values, to be multiplied with each of x's rows."""
     return values_M.reshape(-1, *[1] * (x_MD.ndim - 1))
-
-
-def effective_share(divergence_S: Tensor) -> Tensor:
-    """The effective share of samples that weights w = π/μ leave, for trajectories of this divergence.
-
-    Between Gaussians of the same deviation log w ~ N(−K, 2K), so that E[w] = 1, E[w²] = e^{2K} and ESS/n ≈ e^{−2K},
-    with K summed over the steps of a trajectory.
-    """
-    return torch.exp(-2 * divergence_S)

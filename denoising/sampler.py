@@ -16,7 +16,9 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
+from ..broker.errors import EngineError
 from .gaussian import like, log_density
+from .noise import Noise
 from .schedule import Schedule
 
 Denoise = Callable[[Tensor, Tensor], Tensor]
@@ -39,27 +41,6 @@ class Chain:
     clean: Tensor
 
 
-class Noise:
-    """Noise of several images, that of each drawn from its own seed, whichever others are made with it."""
-
-    def __init__(self, seeds: Sequence[int], shape: Sequence[int], *, starts: Sequence[int] | None = None) -> None:
-        """`starts` are the seeds of the noise that images begin with, where that is not their own: a group may share it."""
-        self._shape = tuple(shape)
-        self._generators = [_seeded(seed) for seed in seeds]
-        self._starts = self._generators if starts is None else [_seeded(seed) for seed in starts]
-
-    def start(self) -> Tensor:
-        """float32[M, D…], what the images begin with."""
-        return self._drawn(self._starts)
-
-    def step(self) -> Tensor:
-        """float32[M, D…], for the next step."""
-        return self._drawn(self._generators)
-
-    def _drawn(self, generators: Sequence[torch.Generator]) -> Tensor:
-        return torch.stack([torch.randn(self._shape, generator=generator) for generator in generators])
-
-
 @torch.no_grad()
 def sample(
     denoise: Denoise,
@@ -70,24 +51,32 @@ def sample(
     wire: torch.dtype = torch.float32,
     device: torch.device | str = "cpu",
 ) -> Chain:
-    """Make images at these levels, the noisiest first."""
+    """Make images at these levels, the noisiest first. Raises EngineError if the network says what is no number."""
     x_MD = (schedule.initial_std * noise.start()).to(device, wire)
     latents, logprobs = [x_MD], []
     for level, then in pairwise(levels):
-        clean_MD = denoise(x_MD, _all_at(level, x_MD))
+        clean_MD = _finite(denoise(x_MD, _all_at(level, x_MD)), level)
         scale_M, std_M = schedule.target(_all_at(then, x_MD))
         mean_MD = like(scale_M, x_MD) * clean_MD
         x_MD = (mean_MD + like(std_M, x_MD) * noise.step().to(device)).to(wire)
         latents.append(x_MD)
         logprobs.append(log_density(x_MD.float(), mean_MD, std_M))
-    clean_MD = denoise(x_MD, _all_at(levels[-1], x_MD))
+    clean_MD = _finite(denoise(x_MD, _all_at(levels[-1], x_MD)), levels[-1])
     actions = torch.stack(logprobs) if logprobs else torch.empty(0, len(x_MD))
     return Chain(torch.stack(latents), list(levels), actions, clean_MD)
 
 
+def _finite(clean_MD: Tensor, level: int) -> Tensor:
+    """The same, if all of it are numbers: one that is none would be a latent, a density and a gradient in turn."""
+    if not clean_MD.isfinite().all():
+        odd = int((~clean_MD.isfinite().flatten(1).all(1)).sum())
+        raise EngineError(
+            f"the network's output at level {level} is not finite for {odd} of {len(clean_MD)} images. In float16 it may "
+            "overflow: try model.dtype=bfloat16 or float32, or denoising.wire=float32; else the weights are spoilt: "
+            "train from an earlier checkpoint with a smaller optimizer.lr"
+        )
+    return clean_MD
+
+
 def _all_at(level: int, x_MD: Tensor) -> Tensor:
     return torch.full((len(x_MD),), level, dtype=torch.int64, device=x_MD.device)
-
-
-def _seeded(seed: int) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)

@@ -134,8 +134,12 @@ class KarrasSchedule:
 
     def levels(self, count: int) -> list[int]:
         """See Schedule."""
-        if not 1 <= count <= self._num_levels:
-            raise ModelError(f"an image cannot be made in {count} steps: the scheduler has {self._num_levels} levels")
+        most = max(1, self._num_levels - 1)
+        if not 1 <= count <= most:
+            raise ModelError(
+                f"an image cannot be made in {count} steps: 1 to {most} are possible, as the scheduler has "
+                f"{self._num_levels} levels, and a step to the last, σ_min, would draw no noise (denoising.steps)"
+            )
         return [place * (self._num_levels // count) for place in range(count)]
 
     def target(self, level_M: Tensor) -> tuple[Tensor, Tensor]:

@@ -37,7 +37,7 @@ class RoleActor:
                 stdout=log,
                 stderr=log,
                 pass_fds=[writing],
-                env=os.environ | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
+                env=os.environ | _environment(),
                 preexec_fn=begin_child,  # noqa: PLW1509 - it allocates nothing and takes no lock
             )
         os.close(writing)
@@ -50,6 +50,14 @@ class RoleActor:
         os.close(reading)
         if exit_code != 0:
             raise _error_of(exit_code, report)
+
+
+def _environment() -> dict[str, str]:
+    """What a role's process needs to import what is imported here, and to find this Ray for actors of its own."""
+    import ray
+
+    address: str = ray.get_runtime_context().gcs_address
+    return {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path), "RAY_ADDRESS": address}
 
 
 def _own_host() -> str:

@@ -10,7 +10,7 @@ from .records import Record, number, surviving_evals, surviving_steps
 BLUE, ORANGE, GREY = "#2563a8", "#d9660a", "#555555"
 SMOOTHING_SHARE = 12  # the smoothed curve averages over one part in so many of the run,
 MAX_WINDOW = 25  # but over no more steps than this
-LEAST_SPAN = {"reward": 0.2, "length": 4.0, "staleness": 1.0}  # of an axis: a flat curve shall look flat
+LEAST_SPAN = {"reward": 0.2, "answers": 4.0, "seen": 0.1, "staleness": 1.0}  # of an axis: a flat curve shall look flat
 
 
 def smoothed(values: list[float], window: int) -> list[float]:
@@ -36,13 +36,14 @@ def draw_reward_curve(records: Iterable[Record], path: Path, *, run: str | None 
     FigureCanvasAgg(figure)
     figure.suptitle(run or path.absolute().parent.name, fontsize=14, fontweight="bold")
     panels: dict[str, Any] = figure.subplot_mosaic(
-        [["reward", "reward"], ["length", "staleness"]], height_ratios=(3, 2)
+        [["reward", "reward"], ["answers", "staleness"]], height_ratios=(3, 2)
     )
     _draw_reward(panels["reward"], steps, evals)
-    _draw_length(panels["length"], steps, evals)
+    draws = any("diversity" in record for record in evals)
+    (_draw_seen if draws else _draw_length)(panels["answers"], steps, evals)
     _draw_staleness(panels["staleness"], steps)
     for name, axes in panels.items():
-        _finish(axes, LEAST_SPAN[name])
+        _finish(axes, LEAST_SPAN["seen" if draws and name == "answers" else name])
     aside = path.with_name(path.name + ".tmp")
     figure.savefig(aside, format="png")
     aside.replace(path)
@@ -68,6 +69,16 @@ def _draw_length(axes: Any, steps: list[Record], evals: list[Record]) -> None:
     _line(axes, at, lengths, color=ORANGE, linewidth=1.2, marker="o", markersize=4, label="held out")
     axes.set_title("Answer length", fontsize=11, loc="left")
     axes.set_ylabel("tokens")
+
+
+def _draw_seen(axes: Any, steps: list[Record], evals: list[Record]) -> None:
+    """What is seen of held-out images."""
+    at, right = _points(evals, "judge_accuracy")
+    _line(axes, at, right, color=ORANGE, linewidth=1.2, marker="o", markersize=4, label="of their class (judge)")
+    at, apart = _points(evals, "diversity")
+    _line(axes, at, apart, color=BLUE, linewidth=1.2, marker="o", markersize=4, label="diversity")
+    axes.set_title("Held-out images", fontsize=11, loc="left")
+    axes.set_ylim(0, max([*right, *apart, 0.1]) * 1.1)
 
 
 def _draw_staleness(axes: Any, steps: list[Record]) -> None:

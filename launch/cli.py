@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 
 from .. import __version__
-from .commands import dead, models, runs, training
+from .commands import dead, models, reward, runs, training
 from .commands.options import RAW
 
 EXAMPLES = """\
@@ -16,9 +16,11 @@ examples:
   areal check configs/quickstart.yaml                       print the resolved configuration, start nothing
   areal pretrain configs/warmstart_sort.yaml                make the small model that the quickstart starts from
   areal replay quickstart algorithm.objective.name=gspo     train again on the groups that a run recorded
+  areal reward try ./mine.py:f --config CONFIG              what a reward says of rows, before a run is started with it
   areal runs                                                which runs there are, and which of them run
   areal dead list quickstart                                what could not be done, and why
   areal export quickstart                                   the newest checkpoint, as vLLM and transformers load it
+  areal sample rlcm_digits_compress                         images of an image policy, before and now
 
 exit codes: 0 done, 1 failed, 2 bad usage or configuration, 130 interrupted (and saved)
 """
@@ -72,9 +74,11 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     training.add_training(commands)
     training.add_replay(commands)
+    reward.add_reward(commands)
     runs.add_runs(commands)
     dead.add_dead(commands)
     runs.add_purge(commands)
     models.add_export(commands)
     models.add_merge(commands)
+    models.add_sample(commands)
     return parser

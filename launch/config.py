@@ -6,13 +6,12 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
-from yaml import YAMLError
 
 from ..broker.address import without_secrets
 from ..broker.config import BrokerConfig
 from ..broker.errors import ConfigError
+from ..denoising.config import DenoisingConfig
 from ..learner.algorithm.config import AlgorithmConfig
 from ..learner.config import (
     CheckpointConfig,
@@ -24,9 +23,11 @@ from ..learner.config import (
     StalenessConfig,
     WarmstartConfig,
 )
-from ..rewards.config import RewardsConfig
+from ..learner.data.config import HUB, PartConfig, kind_of
+from ..rewards.config import RewardConfig, RewardsConfig
 from ..rollout.config import RolloutConfig
-from .parts import keys_and_models, without_renamed
+from .parts import keys_and_models
+from .written import load_tree
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -52,6 +53,9 @@ class RunConfig(BaseModel):
     model: ModelConfig
     dataset: DatasetConfig
     rewards: RewardsConfig
+    denoising: DenoisingConfig | None = Field(
+        None, description="how images are made, where the policy is a consistency model; without it, a language model"
+    )
     rollout: RolloutConfig = Field(default_factory=RolloutConfig)
     learner: LearnerConfig = Field(default_factory=LearnerConfig)
     algorithm: AlgorithmConfig = Field(default_factory=AlgorithmConfig)
@@ -73,7 +77,7 @@ class RunConfig(BaseModel):
     @model_validator(mode="after")
     def _lengths_fit_the_answers(self) -> "RunConfig":
         """Those that are left out are the greatest length of an answer."""
-        longest = self.rollout.sampling.max_tokens
+        longest = self.rollout.sampling.max_tokens if self.denoising is None else self.denoising.steps - 1
         self.algorithm = self.algorithm.with_lengths(longest)
         overlong = self.algorithm.shaping.overlong
         if overlong is None or overlong.max_length is None:
@@ -86,6 +90,48 @@ class RunConfig(BaseModel):
                 f"{key} begins after {begins} tokens (max_length {overlong.max_length} less buffer {overlong.buffer}), and "
                 f"no answer has more than rollout.sampling.max_tokens ({longest}): leave max_length out, or lower it"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _suits_the_policy(self) -> "RunConfig":
+        """What images lack that texts have, and the other way round."""
+        algorithm = self.algorithm
+        if self.denoising is None:
+            if algorithm.kl.estimator == "exact":
+                raise ValueError("algorithm.kl.estimator exact is for image policies (denoising); take k1, k2 or k3")
+            if self.model.lora is not None and self.model.lora.targets == "attention":
+                raise ValueError(
+                    "model.lora.targets attention is for image policies (denoising): take all-linear, or name them"
+                )
+            return self
+        if self.model.lora is None:
+            raise ValueError("model.lora is missing: of an image policy (denoising) an adapter is trained")
+        if self.model.compile:
+            raise ValueError("model.compile is true, and an image policy (denoising) is not compiled: set it to false")
+        if self.learner.ranks > 1:
+            raise ValueError(f"learner.ranks is {self.learner.ranks}: image policies are trained by one rank so far")
+        if algorithm.advantage.name == "gae":
+            raise ValueError("algorithm.advantage gae: there is no critic of images; take grpo or per_prompt, say")
+        if algorithm.shaping.overlong is not None:
+            raise ValueError("algorithm.shaping.overlong: an image has no length")
+        if algorithm.objective.name == "rebel" and self.denoising.trained_actions is not None:
+            raise ValueError(
+                "denoising.trained_actions: rebel compares whole images; leave it out, or take another objective"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _every_row_is_rewarded(self) -> "RunConfig":
+        """Of a mixture, whose rows a reward can be for."""
+        parts = [part.known_as for part in self.dataset.mixture]
+        named = {source for function in self.rewards.functions for source in function.sources}
+        if odd := sorted(named - set(parts)):
+            known = f"has the parts {', '.join(parts)}" if parts else "is none"
+            raise ValueError(f"rewards.functions.sources: {odd[0]!r} is no part of dataset.mixture, which {known}")
+        if named and (
+            left := [part for part in parts if not any(_is_for(each, part) for each in self.rewards.functions)]
+        ):
+            raise ValueError(f"rewards.functions: none rewards the rows of {left[0]!r} (sources): name it for one")
         return self
 
     @model_validator(mode="after")
@@ -104,6 +150,10 @@ class RunConfig(BaseModel):
         return (self.directory / self.run).resolve()
 
 
+def _is_for(function: RewardConfig, part: str) -> bool:
+    return not function.sources or part in function.sources
+
+
 class BrokerPart(BaseModel):
     """The part of a configuration that leads to a run's Redis."""
 
@@ -114,6 +164,7 @@ class ModelPart(BaseModel):
     """The part of a configuration that says what is trained."""
 
     model: ModelConfig
+    denoising: DenoisingConfig | None = None
 
 
 class PretrainFile(BaseModel):
@@ -137,7 +188,7 @@ def load_run_config(path: Path, overrides: Sequence[str] = (), *, resolved: bool
     Where an override gives a part another `name`, what the file says for the former part alone is left out; of a resolved
     file, which spells out every default, all that it says of that part.
     """
-    tree = _load(path, overrides, RunConfig, resolved=resolved)
+    tree = load_tree(path, overrides, RunConfig, resolved=resolved)
     tree.setdefault("run", path.stem)
     config = validated(RunConfig, tree, path)
     if config.cluster.address is not None and config.broker.url is None:
@@ -146,9 +197,14 @@ def load_run_config(path: Path, overrides: Sequence[str] = (), *, resolved: bool
         )
     folder = path.resolve().parent
     config.model.path = _found_folder(config.model.path, folder)
-    dataset = config.dataset
-    dataset.source = _found(dataset.source, folder)
-    dataset.eval_source = dataset.eval_source and _found(dataset.eval_source, folder)
+    sources: list[DatasetConfig | PartConfig] = [config.dataset, *config.dataset.mixture]
+    for rows in sources:
+        rows.source = rows.source and _found_rows(rows.source, folder)
+        rows.eval_source = rows.eval_source and _found_rows(rows.eval_source, folder)
+    if config.denoising is not None and config.denoising.consistency_lora is not None:
+        config.denoising.consistency_lora = _found_folder(config.denoising.consistency_lora, folder)
+    if config.evaluation.judge is not None:
+        config.evaluation.judge = _found_folder(config.evaluation.judge, folder)
     config.rollout.workflow = _found(config.rollout.workflow, folder)
     for reward in config.rewards.functions:
         reward.name = _found(reward.name, folder)
@@ -157,7 +213,7 @@ def load_run_config(path: Path, overrides: Sequence[str] = (), *, resolved: bool
 
 def load_pretrain_config(path: Path, overrides: Sequence[str] = ()) -> WarmstartConfig | ConsistencyConfig:
     """The checked configuration of a model made from nothing, paths in it relative to the YAML's folder. Raises ConfigError."""
-    file, folder = validated(PretrainFile, _load(path, overrides, PretrainFile), path), path.resolve().parent
+    file, folder = validated(PretrainFile, load_tree(path, overrides, PretrainFile), path), path.resolve().parent
     config = file.warmstart or file.consistency
     assert config is not None
     config.output = folder / config.output
@@ -168,12 +224,12 @@ def load_pretrain_config(path: Path, overrides: Sequence[str] = ()) -> Warmstart
 
 def load_broker_config(path: Path) -> BrokerConfig:
     """What a run's config.yaml says of the broker, whatever the rest of it says. Raises ConfigError."""
-    return validated(BrokerPart, _load(path, (), BrokerPart), path).broker
+    return validated(BrokerPart, load_tree(path, (), BrokerPart), path).broker
 
 
-def load_model_config(path: Path) -> ModelConfig:
+def load_model_part(path: Path) -> ModelPart:
     """What a run's config.yaml says of the model, whatever the rest of it says. Raises ConfigError."""
-    return validated(ModelPart, _load(path, (), ModelPart), path).model
+    return validated(ModelPart, load_tree(path, (), ModelPart), path)
 
 
 def to_yaml(config: BaseModel) -> str:
@@ -189,32 +245,6 @@ def validated(model: type[Model], tree: Mapping[str, Any], path: Path) -> Model:
     except ValidationError as error:
         wrongs = [_explain(model, wrong) for wrong in error.errors()]
         raise ConfigError("\n".join(f"{path}: {wrong}" for wrong in wrongs)) from error
-
-
-def _load(path: Path, overrides: Sequence[str], model: type[BaseModel], *, resolved: bool = False) -> dict[str, Any]:
-    if not path.is_file():
-        near = difflib.get_close_matches(path.name, [file.name for file in path.parent.glob("*.yaml")], n=1)
-        hint = f"; did you mean {path.parent / near[0]}?" if near else ""
-        raise ConfigError(f"there is no configuration {path}{hint}")
-    wrong = [override for override in overrides if "=" not in override]
-    if wrong:
-        raise ConfigError(f"override {wrong[0]!r} is not of the form key=value, as in learner.steps=20")
-    try:
-        written, given = OmegaConf.load(path), OmegaConf.from_dotlist(list(overrides))
-        if OmegaConf.is_dict(written):
-            written = without_renamed(_plain(written), _plain(given), model, resolved=resolved)
-        merged = OmegaConf.merge(written, given)
-        tree = OmegaConf.to_container(merged, resolve=True)
-    except (OmegaConfBaseException, YAMLError, TypeError, ValueError, OSError) as error:
-        raise ConfigError(f"{path}: {error}") from error
-    if not isinstance(tree, dict):
-        raise ConfigError(f"{path}: a mapping of keys is wanted, not {type(tree).__name__}")
-    return {str(key): value for key, value in tree.items()}
-
-
-def _plain(tree: Any) -> Any:
-    """The tree as it is written, in dictionaries and lists."""
-    return OmegaConf.to_container(tree, resolve=False)
 
 
 def _explain(model: type[BaseModel], wrong: Any) -> str:
@@ -245,10 +275,19 @@ def _found_folder(name: str, folder: Path) -> str:
     return next((str(place.resolve()) for place in places if place.is_dir()), name)
 
 
+def _found_rows(name: str, folder: Path) -> str:
+    """An absolute path for what names a file or a folder of rows, hf:folder too; names of other things as they are."""
+    if name.startswith(HUB):
+        return f"{HUB}{_found_folder(name.removeprefix(HUB), folder)}"
+    places = (folder / Path(name).expanduser(), Path.cwd() / Path(name).expanduser())
+    is_path = "/" in name or kind_of(Path(name)) is not None
+    return next((str(place.resolve()) for place in places if is_path and place.exists()), name)
+
+
 def _found(name: str, folder: Path) -> str:
     """An absolute path for what names a file, `file.py:object` too; names of other things as they are."""
     file, colon, rest = name.partition(":")
-    if not file.endswith((".py", ".jsonl")):
+    if not file.endswith(".py"):
         return name
     for place in (folder / file, Path.cwd() / file):
         if place.is_file():

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..broker.errors import ArealError, ConfigError
-from .export import Source, hush, new_folder
+from .export import Source, hush, new_folder, require_texts
 from .records import Record, numbers, surviving_evals
 from .rundir import METRICS, read_metrics
 from .screen import Screen, Table
@@ -46,6 +46,7 @@ class Choice:
 def merge(source: Source, steps: Sequence[int], choice: Choice, *, output: Path | None) -> int:
     """Write the linear combination of the weights of these steps. Raises ArealError."""
     _check(steps, choice)
+    require_texts(source, "areal merge")
     evals = _nearest_evals(source, steps) if choice.by == "metric" else [None] * len(steps)
     score = _load_score(choice.score)
 

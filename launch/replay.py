@@ -34,7 +34,7 @@ class Span:
 def execute(run: Path, overrides: Sequence[str], span: Span, output: Path | None) -> int:
     """Replay the run of a run directory, or go on with that; returns the exit code. Raises ArealError."""
     config = load_run_config(run / CONFIG, overrides, resolved=True)
-    config.model.path = str(resolve_model(config.model.path, run))
+    config.model.path = str(resolve_model(config.model.path, run, pipeline=config.denoising is not None))
     end = _end(run, span)
     text = f"# areal replay {run.resolve()} --from {span.start}\n{to_yaml(config)}"
     with _opened(output or _own_folder(run, text), text) as folder:
@@ -108,6 +108,7 @@ def _train(config: RunConfig, run: Path, *, folder: Path, start: int, end: int) 
         algorithm=config.algorithm,
         staleness=config.staleness,
         temperature=config.rollout.sampling.temperature,
+        denoising=config.denoising,
         seed=config.seed,
     )
     replay = Replay(training, config.checkpoint, run=run, folder=folder, start=start)

@@ -111,6 +111,7 @@ def run_learner(spec: RoleSpec, config: RunConfig, client: Client, activity: Act
         broker=config.broker,
         group_size=config.rollout.group_size,
         temperature=config.rollout.sampling.temperature,
+        denoising=config.denoising,
         seed=config.seed,
     )
     with blaming_others():
@@ -132,20 +133,19 @@ async def _rollout(spec: RoleSpec, config: RunConfig, client: Client, activity: 
     from ..broker.weights import open_store
     from ..rewards.pool import RewardPool
     from ..rollout.follower import WeightFollower
-    from ..rollout.vllm_engine import EngineModel, VllmEngine
     from ..rollout.worker import Parts, RolloutWorker, Served
     from ..rollout.workflow import Tools, load_workflow
 
-    rollout, lora = config.rollout, config.model.lora
-    model = EngineModel(spec.model_path, config.model.dtype, lora.rank if lora else 0)
-    engine = VllmEngine(model, rollout.engine, threads=rollout.threads, seed=config.seed + 1000 * (spec.index + 1))
+    rollout = config.rollout
+    engine = _image_engine(spec, config) if config.denoising else _token_engine(spec, config)
+    tokenizer = None if config.denoising else _tokenizer(spec.model_path)
     store = open_store(client, spec.run_key, config.broker, Path(spec.directory) / "weights")
     pool = RewardPool(config.rewards)
     await pool.start()
     try:
         parts = Parts(
             engine=engine,
-            workflow=load_workflow(rollout, Tools(_tokenizer(spec.model_path), pool, rollout)),
+            workflow=load_workflow(rollout, Tools(tokenizer, pool, rollout, config.denoising, config.seed)),
             follower=WeightFollower(store, engine, timeout_s=rollout.weights_timeout_s),
             lanes=(
                 Served(Tickets(client, spec.run_key, EVAL, config.broker), config.evaluation.samples),
@@ -153,10 +153,28 @@ async def _rollout(spec: RoleSpec, config: RunConfig, client: Client, activity: 
             ),
             bulletin=Bulletin(client, spec.run_key),
             activity=activity,
+            counters=pool.counters,
         )
         await RolloutWorker(spec.name, parts, rollout, config.broker).run()
     finally:
         await pool.stop()
+
+
+def _token_engine(spec: RoleSpec, config: RunConfig) -> Any:
+    from ..rollout.vllm_engine import EngineModel, VllmEngine
+
+    rollout, lora = config.rollout, config.model.lora
+    model = EngineModel(spec.model_path, config.model.dtype, lora.rank if lora else 0)
+    return VllmEngine(model, rollout.engine, threads=rollout.threads, seed=config.seed + 1000 * (spec.index + 1))
+
+
+def _image_engine(spec: RoleSpec, config: RunConfig) -> Any:
+    from ..rollout.consistency_engine import AdaptedModel, ConsistencyEngine
+
+    rollout, lora, denoising = config.rollout, config.model.lora, config.denoising
+    assert lora is not None and denoising is not None  # as RunConfig has it
+    model = AdaptedModel(spec.model_path, config.model.dtype, lora.rank, lora.alpha, lora.targets)
+    return ConsistencyEngine(model, denoising, timeout_s=rollout.engine.timeout_s, threads=rollout.threads)
 
 
 def _tokenizer(path: str) -> Any:

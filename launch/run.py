@@ -5,7 +5,7 @@ import logging
 import math
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -23,8 +23,9 @@ from .progress import Progress
 from .records import Tally
 from .roles import RoleSpec
 from .rundir import METRICS, REDIS, RunDirectory, read_metrics
-from .supervisor import Supervisor
+from .supervisor import Beside, Supervisor
 from .watch import RollWatch
+from .words import IMAGES, TEXTS
 
 logger = logging.getLogger(__name__)
 
@@ -39,9 +40,10 @@ ANSWER_S = 2.0
 
 def execute(config: RunConfig, config_folder: Path) -> int:
     """Run, or resume, a configuration; returns the exit code: 0 done, 130 drained on request. Raises ArealError."""
-    model_path = str(resolve_model(config.model.path, config_folder))
+    model_path = str(resolve_model(config.model.path, config_folder, pipeline=config.denoising is not None))
     _check(config)
-    with RunDirectory(config.path, config=to_yaml(config)) as rundir, Progress(config.run) as progress:
+    words = TEXTS if config.denoising is None else IMAGES
+    with RunDirectory(config.path, config=to_yaml(config)) as rundir, Progress(config.run, words=words) as progress:
         driver = Driver(config, model_path, rundir, progress)
         return driver.show() if driver.has_nothing_to_do() else driver.run()
 
@@ -50,17 +52,38 @@ def _check(config: RunConfig) -> None:
     """Find what is wrong with the data and the rewards before any process is started. Raises ConfigError."""
     from ..learner.dataset import Dataset
     from ..rewards.loading import load_reward
+    from ..rewards.reward import prepare, require_takes
 
-    Dataset(config.dataset)
+    rows = Dataset(config.dataset).eval_rows()
+    if config.denoising is not None and config.evaluation.judge is not None:
+        _check_judge(config.evaluation.judge, rows)
     for reward in config.rewards.functions:
         try:
-            load_reward(reward.name)
+            loaded = prepare(reward.name, load_reward(reward.name), reward.kwargs)
+            require_takes(loaded, images=config.denoising is not None)
         except ConfigError:
             raise
         except (Exception, SystemExit) as error:  # the user's own file fails as it is loaded
             raise ConfigError(f"rewards.functions: {reward.name}: {type(error).__name__}: {error}") from error
-    if config.cluster.address is None and importlib.util.find_spec("vllm") is None:
+    if config.cluster.address is None and config.denoising is None and importlib.util.find_spec("vllm") is None:
         raise EngineError("vLLM is not installed. On a GPU: pip install 'areal-rl[gpu]'; on a CPU: make setup")
+
+
+def _check_judge(source: str, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Raise ConfigError for a judge that knows no classes, and for held-out rows that are of none that it knows."""
+    from ..learner.picture_files import find_pictures
+
+    key = "evaluation.judge"
+    classes = find_pictures(source, key=key).classes
+    if len(classes) < 2:
+        raise ConfigError(f"{key}: {source} holds the class {classes[0]!r} alone, and a judge tells two or more apart")
+    for row in rows:
+        label = row.get("label")
+        if not isinstance(label, int) or isinstance(label, bool) or not 0 <= label < len(classes):
+            raise ConfigError(
+                f"{key}: a held-out row has the label {label!r:.100}, and {source} knows the classes 0 to "
+                f"{len(classes) - 1}: give every row a label (dataset), or set {key} to null"
+            )
 
 
 class Driver:
@@ -101,6 +124,7 @@ class Driver:
                 self._config.cluster,
                 self._companies(url),
                 gpus_per_engine=self._config.rollout.engine.tensor_parallel_size,
+                beside=self._beside(),
                 heard=partial(self._patiently, roll.heard),
             )
             try:
@@ -196,6 +220,13 @@ class Driver:
             [RoleSpec(name, *shared, index=rank) for rank, name in enumerate(learners)],
             *([RoleSpec(name, *shared, index=index)] for index, name in enumerate(workers)),
         ]
+
+    def _beside(self) -> Beside:
+        """The processes of rewards, where Ray places them."""
+        rewards, wanted = self._config.rewards, self._config.rewards.resources
+        count = rewards.workers * self._config.rollout.workers if rewards.where == "ray" else 0
+        custom = {name: count * each for name, each in wanted.custom.items()}
+        return Beside(count * wanted.cpus, count * wanted.gpus, custom)
 
     @contextmanager
     def _redis(self) -> Iterator[str]:

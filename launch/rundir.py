@@ -147,7 +147,7 @@ class RunDirectory:
 
 
 class _Events:
-    """Scalars for TensorBoard, under learner/, reward/ and eval/; its writer is loaded with the first record."""
+    """Scalars for TensorBoard, under learner/, reward/ and eval/, and grids of images; its writer is loaded with the first record."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -169,6 +169,9 @@ class _Events:
             self._epoch = record["epoch"]
             self._writer.add_event(Event(session_log=SessionLog(status=SessionLog.START), **at))
         values = [Summary.Value(tag=tag, simple_value=value) for tag, value in _scalars(record).items()]
+        if "pictures" in record:
+            encoded = (self._folder.parent / record["pictures"]).read_bytes()
+            values.append(Summary.Value(tag="eval/pictures", image=Summary.Image(encoded_image_string=encoded)))
         self._writer.add_event(Event(summary=Summary(value=values), **at))
 
     def close(self) -> None:

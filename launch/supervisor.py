@@ -1,9 +1,11 @@
 """Places the roles with Ray, starts again those that die, and gives up on a run whose roles keep dying."""
 
 import logging
+import math
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from ..broker.errors import ArealError, ConfigError, ModelError, TooManyDeadLetters
@@ -31,6 +33,18 @@ FATAL = (ConfigError, ModelError, TooManyDeadLetters)
 """Errors that another try cannot mend."""
 
 
+@dataclass(frozen=True, slots=True)
+class Beside:
+    """What actors of the roles' own take of the cluster."""
+
+    cpus: float = 0.0
+    gpus: float = 0.0
+    custom: Mapping[str, float] = field(default_factory=dict)
+
+
+NOTHING = Beside()
+
+
 class Supervisor:
     """Owns the actors of a run. What a person should be told is gathered for `drain_events`."""
 
@@ -40,15 +54,18 @@ class Supervisor:
         companies: Sequence[Sequence[RoleSpec]],
         *,
         gpus_per_engine: int,
+        beside: Beside = NOTHING,
         heard: Callable[[], Sequence[Heard]],
     ) -> None:
         """
         companies: the roles, those together that live and die together; the first of these leads the others.
+        beside: what the roles will have Ray place besides, for which there has to be room.
         heard: the roll-call, which tells who has done some work.
         """
         self._config = config
         self._companies = [Company([Placed(spec) for spec in specs]) for specs in companies]
         self._gpus_per_engine = gpus_per_engine
+        self._beside = beside
         self._gpus = GpuShares()
         self._heard = heard
         self._events: list[tuple[str, str]] = []
@@ -64,7 +81,8 @@ class Supervisor:
         options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": False}
         if self._config.address is None:
             options |= {
-                "num_cpus": max(len(self._placed), os.cpu_count() or 1),
+                "num_cpus": max(len(self._placed) + math.ceil(self._beside.cpus), os.cpu_count() or 1),
+                "resources": dict(self._beside.custom),
                 "include_dashboard": False,
                 "object_store_memory": OBJECT_STORE_BYTES,
                 "_node_ip_address": "127.0.0.1",
@@ -127,7 +145,13 @@ class Supervisor:
         ranks = self._num_ranks
         workers = len(self._placed) - ranks
         gpus = int(self._ray.cluster_resources().get("GPU", 0))
-        return deal(gpus, ranks=ranks, workers=workers, per_engine=self._gpus_per_engine)
+        left = max(0, gpus - math.ceil(self._beside.gpus))
+        if gpus and not left:
+            raise ConfigError(
+                f"the cluster has {gpus} GPUs, and the rewards alone want {self._beside.gpus:g} (rewards.resources.gpus, for "
+                "each of rewards.workers): lower these, or take a cluster with more GPUs (cluster.address)"
+            )
+        return deal(left, ranks=ranks, workers=workers, per_engine=self._gpus_per_engine)
 
     def _check_nodes(self) -> None:
         """Raises ConfigError if ranks on different nodes could not reach each other."""

@@ -5,6 +5,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from .data.config import DatasetConfig as DatasetConfig  # noqa: PLC0414 (a part of a run, as those below)
+
 
 class LoraConfig(BaseModel):
     """Train a low-rank adapter instead of all weights; only the adapter travels to the rollout workers."""
@@ -13,7 +15,10 @@ class LoraConfig(BaseModel):
 
     rank: int = Field(16, ge=1)
     alpha: float = Field(32.0, gt=0)
-    targets: list[str] | Literal["all-linear"] = Field("all-linear", description="modules that get an adapter")
+    targets: list[str] | Literal["all-linear", "attention"] = Field(
+        "all-linear",
+        description="modules that get an adapter, by the ends of their names; attention of image policies only",
+    )
 
 
 class ModelConfig(BaseModel):
@@ -34,19 +39,9 @@ class ModelConfig(BaseModel):
     )
     compile: bool = Field(
         False,
-        description="torch.compile the layers: the first pass takes minutes, later ones less; needs a C++ compiler",
+        description="torch.compile the layers, of a language model: the first pass takes minutes, later ones less; needs a "
+        "C++ compiler",
     )
-
-
-class DatasetConfig(BaseModel):
-    """Where prompts come from. A row has `messages` or `prompt`, and whatever columns the rewards read."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    source: str = Field(description="sort, count or arithmetic (made on the fly), or a .jsonl file")
-    eval_source: str | None = Field(None, description="the held-out rows, if they are in a file of their own")
-    eval_size: int = Field(256, ge=0, description="rows held out for evaluation")
-    seed: int = Field(0, description="of the order, and of problems made on the fly")
 
 
 class StalenessConfig(BaseModel):
@@ -63,7 +58,9 @@ class StalenessConfig(BaseModel):
     kl_budget: float | None = Field(
         None,
         gt=0,
-        description="leave out trajectories whose estimated KL(π_behav‖π_prox), summed, is above this, in nats",
+        description="leave out trajectories whose KL(π_behav‖π_prox), summed, is above this, in nats: estimated of "
+        "tokens; of images it is KL(π_behav‖π_θ), exact, and of the steps that are trained (denoising.trained_actions) "
+        "alone",
     )
     clip_law: Literal["none", "inverse", "sqrt", "exponential"] = Field(
         "none",
@@ -93,6 +90,12 @@ class EvaluationConfig(BaseModel):
 
     every_steps: int = Field(10, ge=0, description="steps between evaluations; 0 for none")
     samples: int = Field(1, ge=1, description="answers for each row")
+    pictures: int = Field(24, ge=1, description="images, of an image policy, that the grid of an evaluation shows")
+    judge: str | None = Field(
+        None,
+        description="real images that those of an image policy are compared with: digits, or a folder with a folder of "
+        "pictures for each class",
+    )
 
 
 class CheckpointConfig(BaseModel):
@@ -123,6 +126,9 @@ class LearnerConfig(BaseModel):
     groups_per_step: int = Field(16, ge=1, description="groups taken for each step (B)")
     minibatches: int = Field(1, ge=1, description="optimiser updates on each batch")
     tokens_per_microbatch: int = Field(16384, ge=1, description="tokens in one forward and backward pass")
+    steps_per_microbatch: int = Field(
+        1024, ge=1, description="denoising steps in one forward and backward pass, of an image policy"
+    )
     take_timeout_s: float = Field(600.0, gt=0, description="how long to wait for groups before giving up")
     optimizer: OptimizerConfig = Field(default_factory=OptimizerConfig)
     threads: int = Field(1, ge=1, description="CPU threads of each of its ranks")
@@ -183,6 +189,7 @@ class ConsistencyConfig(BaseModel):
     noise_std: float = Field(1.8, gt=0)
     huber: float = Field(0.06, gt=0, description="c of the loss √(‖d‖² + c²) − c")
     ema: float = Field(0.998, ge=0, lt=1, description="of the weights that are kept")
+    dtype: Literal["float32", "float16"] = Field("float16", description="of the weights as they are written")
     width: int = Field(256, ge=8)
     depth: int = Field(3, ge=1)
     seed: int = Field(0)

@@ -21,7 +21,8 @@ from ..broker.errors import ConfigError
 from ..denoising.classes import ClassModel, ClassPipeline, consistency
 from ..denoising.gaussian import like
 from ..denoising.mlp import ConsistencyMlp
-from ..denoising.sampler import Noise, sample
+from ..denoising.noise import Noise
+from ..denoising.sampler import sample
 from ..denoising.schedule import Schedule
 from .config import ConsistencyConfig
 from .judge import Judge, Verdict
@@ -42,7 +43,7 @@ def make(config: ConsistencyConfig, report: Callable[[dict[str, Any]], None]) ->
     configuration gives the same bytes. Raises ConfigError.
     """
     torch.set_num_threads(config.threads)
-    learned, held_out = load_pictures(config.data, config.image_size).split()
+    learned, held_out = load_pictures(config.data, config.image_size, key="consistency.data").split()
     _make_folder(config)
     began = time.perf_counter()
     with torch.random.fork_rng(devices=[]):
@@ -56,8 +57,18 @@ def make(config: ConsistencyConfig, report: Callable[[dict[str, Any]], None]) ->
         )
         pipeline = ClassPipeline(network, LCMScheduler(prediction_type="v_prediction"), config.decoded_size)
         model, num_levels = ClassModel(pipeline), pipeline.scheduler.config.num_train_timesteps
-        train(network, model.schedule, learned.images, learned.labels, config, num_levels=num_levels, report=report)
+        train(
+            network,
+            model.schedule,
+            images_ND=learned.images,
+            labels_N=learned.labels,
+            config=config,
+            num_levels=num_levels,
+            report=report,
+        )
+    network.type(getattr(torch, config.dtype))
     pipeline.save_pretrained(config.output)
+    network.float()
     wall_s = time.perf_counter() - began
     judge = Judge(learned, held_out)
     report({"evaluations": "none (real)"} | _of(judge.of_real()))
@@ -111,10 +122,10 @@ class Pairs:
 def train(
     network: nn.Module,
     schedule: Schedule,
+    *,
     images_ND: Tensor,
     labels_N: Tensor,
     config: ConsistencyConfig,
-    *,
     num_levels: int,
     report: Callable[[dict[str, Any]], None] = lambda record: None,
 ) -> None:
@@ -131,7 +142,14 @@ def train(
     for step in range(config.steps):
         stage = config.stages * step // config.steps
         chosen_M = torch.randint(len(images_ND), (config.batch_size,))
-        loss = _loss(network, schedule, images_ND[chosen_M], labels_N[chosen_M], pairs, stage, config.huber)
+        loss = _loss(
+            network,
+            schedule,
+            clean_MD=images_ND[chosen_M],
+            labels_M=labels_N[chosen_M],
+            pair=pairs.draw(config.batch_size, stage),
+            huber=config.huber,
+        )
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -145,13 +163,13 @@ def train(
 def _loss(
     network: nn.Module,
     schedule: Schedule,
+    *,
     clean_MD: Tensor,
     labels_M: Tensor,
-    pairs: Pairs,
-    stage: int,
+    pair: tuple[Tensor, Tensor, Tensor],
     huber: float,
 ) -> Tensor:
-    upper_M, lower_M, weight_M = pairs.draw(len(clean_MD), stage)
+    upper_M, lower_M, weight_M = pair
     noise_MD = torch.randn_like(clean_MD)
     student_MD = consistency(network, schedule, _noised(schedule, clean_MD, noise_MD, upper_M), upper_M, labels_M)
     with torch.no_grad():

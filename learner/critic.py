@@ -4,7 +4,7 @@ Legend: A actions of a micro-batch.
 """
 
 from collections.abc import Callable
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -16,8 +16,8 @@ from .decoder import checkpoint_layers, compile_layers, hidden_states, layers_of
 from .optimizer import Optimizer
 from .packed_lm import value_head_like, values_of
 from .packing import PackedBatch
-from .policy import TokenPolicy
 from .ranks import ALONE, Ranks
+from .token_policy import TokenPolicy
 
 
 class ValueScale:
@@ -66,8 +66,8 @@ class Critic(Protocol):
 
     scale: ValueScale
 
-    def values(self, batch: PackedBatch, temperature: float) -> Tensor:
-        """float32[A], V before each action, in deviations of the return, with gradient."""
+    def values(self, batch: Any, temperature: float) -> Tensor:
+        """float32[A], V before each action of a PackedBatch, in deviations of the return, with gradient."""
         ...
 
     def update(self, step: int) -> None:

@@ -1,30 +1,20 @@
 """Rows to train on, in an order fixed by the seed, and rows held out to evaluate on."""
 
-import difflib
-import json
+from dataclasses import replace
+from fractions import Fraction
 from pathlib import Path
-from random import Random
-from typing import Any, Protocol
-
-import numpy as np
-from numpy.typing import NDArray
 
 from ..broker.errors import ConfigError
-from .config import DatasetConfig
-from .problems import PROBLEMS, Problem
+from .data.classes import DIGITS, Classes
+from .data.config import HUB, KINDS, DatasetConfig, PartConfig, kind_of
+from .data.generated import Generated, ProblemMaker
+from .data.held_out import HeldOut, held_out
+from .data.mixture import Mixture, Pattern
+from .data.rows import Row, Rows, nearest
+from .data.stored import Stored, eval_table, rows_from
+from .problems import PROBLEMS
 
-Row = dict[str, Any]
-
-
-class _Source(Protocol):
-    @property
-    def num_rows(self) -> int | None: ...
-
-    def train_row(self, position: int) -> Row: ...
-
-    def identity(self, position: int) -> int: ...
-
-    def eval_rows(self) -> list[Row]: ...
+GYM = "reasoning_gym:"
 
 
 class Dataset:
@@ -34,160 +24,97 @@ class Dataset:
     """
 
     def __init__(self, config: DatasetConfig) -> None:
-        self._source: _Source
-        if config.source in PROBLEMS:
-            self._source = _Generated(config.source, PROBLEMS[config.source], config)
-        else:
-            self._source = _Stored(config)
-        self._eval_rows = self._source.eval_rows()
-        if config.eval_source is not None:
-            self._eval_rows = _eval_file(config.eval_source, config.eval_size)
+        self._rows = _mixture(config) if config.mixture else _only(config)
+        self._eval_rows = self._rows.eval_rows()
 
     def train_row(self, position: int) -> Row:
         """The row issued at this position (from 0, without end); never one that is held out by this data set."""
-        return self._source.train_row(position)
+        return self._rows.train_row(position)
 
     def epoch(self, position: int) -> int:
-        """How often every row has been issued before this position; 0 throughout where rows never come again."""
-        return 0 if self._source.num_rows is None else position // self._source.num_rows
+        """How often every row that could be issued has been before this position; 0 throughout where rows never come again."""
+        return self._rows.epoch(position)
 
     @property
     def num_rows(self) -> int | None:
         """The rows of an epoch; None where rows never come again."""
-        return self._source.num_rows
+        return self._rows.num_rows
 
     def identity(self, position: int) -> int:
-        """The number of the row issued at this position: the same in every epoch."""
-        return self._source.identity(position)
+        """The number of the row issued at this position: the same whenever it comes again."""
+        return self._rows.identity(position)
 
     def eval_rows(self) -> list[Row]:
         """The held-out rows: the same ones, in the same order, every time."""
         return list(self._eval_rows)
 
 
-class _Generated:
-    """A synthetic problem. The held-out rows depend on their number alone, so runs of different seeds share them."""
+class _Elsewhere:
+    """Rows of which those held out are somewhere else."""
 
-    def __init__(self, name: str, problem: Problem, config: DatasetConfig) -> None:
-        wanted = 0 if config.eval_source is not None else config.eval_size
-        if 2 * wanted > problem.num_rows:
-            raise ConfigError(
-                f"dataset.eval_size: {wanted} rows cannot be held out of the {problem.num_rows} that {name} has; "
-                f"at most half of them can ({problem.num_rows // 2})"
-            )
-        self._name, self._problem, self._seed = name, problem, config.seed
-        self._eval: dict[str, Row] = {}
-        rng = Random(f"{name}:held out")
-        while len(self._eval) < wanted:
-            row = problem.row(rng)
-            self._eval.setdefault(row["prompt"], dict(row))
-
-    num_rows = None
-
-    def train_row(self, position: int) -> Row:
-        rng = Random(f"{self._name}:{self._seed}:{position}")
-        row = self._problem.row(rng)
-        while row["prompt"] in self._eval:
-            row = self._problem.row(rng)
-        return dict(row)
-
-    def identity(self, position: int) -> int:
-        return position
+    def __init__(self, rows: Rows, eval_rows: list[Row]) -> None:
+        self._eval_rows = eval_rows
+        self.num_rows = rows.num_rows
+        self.train_row, self.identity, self.epoch = rows.train_row, rows.identity, rows.epoch
 
     def eval_rows(self) -> list[Row]:
-        return list(self._eval.values())
+        return self._eval_rows
 
 
-class _Stored:
-    """A .jsonl file: every epoch is a permutation of its own; the last rows are held out unless they have a file."""
-
-    def __init__(self, config: DatasetConfig) -> None:
-        self._lines = _Lines("dataset.source", config.source)
-        self._seed = config.seed
-        held_out = 0 if config.eval_source is not None else config.eval_size
-        self.num_rows = len(self._lines) - held_out
-        if self.num_rows < 1:
-            raise ConfigError(
-                f"dataset.eval_size: {held_out} rows cannot be held out of the {len(self._lines)} in {config.source}; "
-                f"take fewer, or name a file in dataset.eval_source"
-            )
-        self._order: tuple[int, NDArray[np.int64]] | None = None
-
-    def train_row(self, position: int) -> Row:
-        return self._lines[self.identity(position)]
-
-    def identity(self, position: int) -> int:
-        epoch, place = divmod(position, self.num_rows)
-        order = self._order
-        if order is None or order[0] != epoch:
-            order = (epoch, np.random.default_rng([self._seed, epoch]).permutation(self.num_rows))
-            self._order = order
-        return int(order[1][place])
-
-    def eval_rows(self) -> list[Row]:
-        return [self._lines[index] for index in range(self.num_rows, len(self._lines))]
+def _only(config: DatasetConfig) -> Rows:
+    [part] = config.parts
+    [held] = held_out([part], ["dataset"], [config.eval_size])
+    return _part(part, "dataset", config.seed, held)
 
 
-class _Lines:
-    """The rows of a .jsonl file, all checked once at the start; only where each one begins is kept in memory."""
-
-    def __init__(self, key: str, source: str) -> None:
-        self._path = Path(source)
-        if self._path.suffix != ".jsonl":
-            close = difflib.get_close_matches(source, PROBLEMS, n=1)
-            hint = f" (did you mean {close[0]}?)" if close else ""
-            raise ConfigError(f"{key}: {source!r} is neither a .jsonl file nor one of {', '.join(PROBLEMS)}{hint}")
-        if not self._path.is_file():
-            raise ConfigError(f"{key}: there is no file {self._path} (seen from {Path.cwd()})")
-        self._starts = self._scan(key)
-
-    def _scan(self, key: str) -> NDArray[np.int64]:
-        starts, end = [], 0
-        with self._path.open("rb") as file:
-            for number, line in enumerate(file, start=1):
-                start, end = end, end + len(line)
-                if line.strip():
-                    _parse(line, f"{key}: {self._path}, line {number}")
-                    starts.append(start)
-        if not starts:
-            raise ConfigError(f"{key}: {self._path} has no rows")
-        return np.array(starts, np.int64)
-
-    def __len__(self) -> int:
-        return len(self._starts)
-
-    def __getitem__(self, index: int) -> Row:
-        with self._path.open("rb") as file:
-            file.seek(int(self._starts[index]))
-            return _parse(file.readline(), f"{self._path}, row {index}")
+def _mixture(config: DatasetConfig) -> Rows:
+    """The parts by weight; the held-out rows are shared out as the first positions are."""
+    names = [part.known_as for part in config.mixture]
+    if repeated := [name for name in names if names.count(name) > 1]:
+        raise ConfigError(f"dataset.mixture: two parts are called {repeated[0]}; give each a name of its own")
+    pattern = Pattern([Fraction(str(part.weight)) for part in config.mixture])
+    keys = [f"dataset.mixture[{index}]" for index in range(len(names))]
+    held = held_out(config.mixture, keys, pattern.counts(config.eval_size))
+    parts = [_part(part, key, config.seed, own) for part, key, own in zip(config.mixture, keys, held, strict=True)]
+    return Mixture(pattern, names, parts)
 
 
-def _eval_file(source: str, eval_size: int) -> list[Row]:
-    lines = _Lines("dataset.eval_source", source)
-    if eval_size > len(lines):
-        raise ConfigError(f"dataset.eval_size: {eval_size} rows wanted, but {source} has {len(lines)}")
-    return [lines[index] for index in range(eval_size)]
+def _part(part: PartConfig, key: str, seed: int, held: HeldOut) -> Rows:
+    """The rows of one source. `key` is where it is configured, for messages."""
+    elsewhere = eval_table(part, key)
+    rows = _train(part, key, seed, replace(held, count=0) if elsewhere else held)
+    if elsewhere is None:
+        return rows
+    source = part.eval_source or f"{part.source}, split {part.eval_split}"
+    return _Elsewhere(rows, rows_from(*elsewhere, held, source))
 
 
-def _parse(line: bytes, where: str) -> Row:
-    try:
-        row = json.loads(line)
-    except ValueError as error:
-        raise ConfigError(f"{where}: not JSON ({error})") from error
-    if not isinstance(row, dict):
-        raise ConfigError(f"{where}: a {type(row).__name__}, where a row {{column: value}} is wanted")
-    if "messages" not in row and "prompt" not in row:
-        raise ConfigError(f"{where}: a row needs `prompt` or `messages`; its columns are {', '.join(row) or 'none'}")
-    if "prompt" in row and not isinstance(row["prompt"], str):
-        raise ConfigError(f"{where}: `prompt` must be text, not {type(row['prompt']).__name__}")
-    if "messages" in row and not _are_messages(row["messages"]):
-        raise ConfigError(f"{where}: `messages` must be a list of {{role: text, content: text}}")
-    return row
+def _train(part: PartConfig, key: str, seed: int, held: HeldOut) -> Rows:
+    if part.source.startswith(GYM):
+        return _gym(part, key, seed, held)
+    if part.source in PROBLEMS:
+        return Generated(ProblemMaker(part.source, part.kwargs, key), part, key, seed=seed, held_out=held)
+    if part.kwargs:
+        raise ConfigError(f"{key}.kwargs: they are for rows made on the fly, and {part.source} are stored ones")
+    if part.source == DIGITS:
+        return Classes(10, part, key, seed=seed, held_out=held.count)
+    if not (part.source.startswith(HUB) or kind_of(Path(part.source)) or "/" in part.source):
+        known = [*PROBLEMS, DIGITS]
+        raise ConfigError(
+            f"{key}.source: {part.source!r} is neither a {', '.join(KINDS)} file, a folder of such (./rows), {HUB}NAME, {GYM}TASK nor "
+            f"one of {', '.join(known)}{nearest(part.source, known)}"
+        )
+    return Stored(part, key, seed=seed, held_out=held)
 
 
-def _are_messages(value: Any) -> bool:
-    return (
-        isinstance(value, list)
-        and len(value) > 0
-        and all(isinstance(m, dict) and isinstance(m.get("role"), str) and "content" in m for m in value)
-    )
+def _gym(part: PartConfig, key: str, seed: int, held: HeldOut) -> Rows:
+    """The rows of a task of reasoning_gym, or of several of them in turn."""
+    from .data.gym import GymMaker, tasks_of
+
+    tasks = tasks_of(part.source.removeprefix(GYM), part.kwargs, f"{key}.source")
+    pattern = Pattern([Fraction(1)] * len(tasks))
+    parts = []
+    for task, share in zip(tasks, pattern.counts(held.count), strict=True):
+        maker = GymMaker(task, part.kwargs, f"{key}.kwargs")
+        parts.append(Generated(maker, part, key, seed=seed, held_out=replace(held, count=share)))
+    return parts[0] if len(parts) == 1 else Mixture(pattern, [f"{GYM}{task}" for task in tasks], parts)

@@ -45,7 +45,7 @@ class Estimator:
         self._memory: PromptStatistics | None = None
         if isinstance(advantage, PerPrompt):
             size, least, most = advantage.memory, advantage.min_count, advantage.prompts
-            self._memory = PromptStatistics(size=size, min_count=least, max_keys=most)
+            self._memory = PromptStatistics(size=size, min_count=least, max_keys=most, clip=advantage.clip)
 
     def advantages(self, batch: Batch, keep_A: Tensor, reference_logprobs_A: Tensor | None) -> Tensor:
         """float32[A], without a critic.

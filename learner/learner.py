@@ -18,7 +18,7 @@ from ..broker.keys import EVAL, TRAIN
 from ..broker.lane import Delivery, Lane
 from ..broker.meeting import Meeting
 from ..broker.rollcall import Activity
-from ..broker.trajectory import Group
+from ..broker.trajectory import LOOKED_AT, Group
 from ..broker.weights import open_store
 from .checkpoint import LearnerState
 from .dataset import Dataset
@@ -33,13 +33,15 @@ from .pupil import Pupil
 from .ranks import ALONE, LOOPBACK, Ranks
 from .recording import Lesson
 from .reporter import Reporter
-from .screen import unfit
 from .settings import LearnerSettings
 from .solved import SolveRates
 from .source import GroupSource
 from .trainer import Taken
 
 logger = logging.getLogger(__name__)
+
+LOOKED_THROUGH = 100
+"""Rows to train on that are looked at before the first is issued."""
 
 FINAL_EVALUATION_S = 300.0
 EVALUATION_TICK_S = 0.5
@@ -78,6 +80,7 @@ class Learner:
         dataset = Dataset(settings.dataset)
         self._solved = SolveRates(settings.algorithm.filters.solved, dataset)
         self._pupil = Pupil(settings, dataset.identity, checkpoint, self._ranks)
+        _require_rows(self._pupil, dataset)
         self._keeper = Keeper(settings, self._pupil, self._ranks, epoch=self._epoch, permit=self._permit)
         state = LearnerState(step=0, version=0, trained=[], epoch=self._epoch)
         if checkpoint is not None:
@@ -100,11 +103,12 @@ class Learner:
         )
         self._evaluator = Evaluator(
             Lane(client, settings.run, EVAL),
-            dataset.eval_rows() if settings.evaluation.every_steps else [],
+            self._held_out(dataset),
             samples=settings.evaluation.samples,
             epoch=self._epoch,
             report=self._report_eval,
             warn=self._reporter.warn,
+            **self._gallery(),
         )
         self._publisher = Publisher(
             self._weights,
@@ -116,6 +120,22 @@ class Learner:
         self._refused = 0
         self._num_refused = 0
         self._num_unfit = 0
+
+    def _gallery(self) -> dict[str, Any]:
+        """What looks at the images of an evaluation, of an image policy."""
+        if self._settings.denoising is None:
+            return {}
+        from .gallery import Gallery
+
+        gallery = Gallery(self._settings.directory, self._settings.evaluation)
+        return {"examine": (gallery.draw, gallery.measure, gallery.judge)}
+
+    def _held_out(self, dataset: Dataset) -> list[dict[str, Any]]:
+        """The rows to evaluate on; images of them are made of the same noise at every evaluation."""
+        rows = dataset.eval_rows() if self._settings.evaluation.every_steps else []
+        if self._settings.denoising is None:
+            return rows
+        return [{**row, LOOKED_AT: number} for number, row in enumerate(rows)]
 
     def _mustered(self, host: str) -> Ranks:
         count = self._settings.learner.ranks
@@ -214,7 +234,7 @@ class Learner:
 
     def _unfit(self, group: Group[Any]) -> str | None:
         """Why a group that has come cannot be learned from; the first few such are told of, all are dead letters."""
-        cause = unfit(group, self._pupil.vocab_size)
+        cause = self._pupil.unfit(group)
         if cause is not None:
             self._num_unfit += 1
             if self._num_unfit <= MAX_TOLD:
@@ -340,3 +360,13 @@ class Learner:
             groups_lost=len(ledger.missing(depth.issued, self._lane.positions())),
             outstanding=self._source.outstanding(self._lane.listing()),
         )
+
+
+def _require_rows(pupil: Pupil, dataset: Dataset) -> None:
+    """Raises ConfigError if the policy cannot answer one of the held-out rows, or of the first to train on.
+
+    What comes later and is no better is a dead letter by itself; but a data set that does not suit the model shows here.
+    """
+    first = min(LOOKED_THROUGH, dataset.num_rows or LOOKED_THROUGH)
+    for row in [*dataset.eval_rows(), *map(dataset.train_row, range(first))]:
+        pupil.require_row(row)

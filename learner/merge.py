@@ -13,8 +13,8 @@ from torch import Tensor
 from ..broker.errors import ModelError
 from .archive import SavedWeights
 from .config import LoraConfig, ModelConfig
-from .policy import TokenPolicy
 from .ranks import ALONE
+from .token_policy import TokenPolicy
 
 TEMPERATURE = 0.1
 """Of the softmax by_metric: a metric that is higher by so much weighs e times as much."""

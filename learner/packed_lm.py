@@ -3,7 +3,7 @@
 Legend: N tokens and A actions of a micro-batch, C actions of a chunk, D the width of the model, V its vocabulary.
 """
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -12,22 +12,10 @@ from torch.utils.checkpoint import checkpoint
 from ..broker.errors import ModelError
 from .decoder import hidden_states, parts_of
 from .packing import PackedBatch
+from .policy import Scores
 
 MAX_LOGITS = 2**25
 """Logits held at once, in numbers: 128 MiB in float32, 682 rows of a vocabulary of 49,152."""
-
-
-class Scores(NamedTuple):
-    """What a pass says of each action.
-
-    logprobs_A: float32[A], log π_θ(action) at the temperature, with gradient.
-    entropies_A: float32[A], of the distribution that the action was drawn from, without.
-    values_A: float32[A], V before each action, with gradient; None without a value head.
-    """
-
-    logprobs_A: Tensor
-    entropies_A: Tensor
-    values_A: Tensor | None
 
 
 class PackedLM(nn.Module):

@@ -40,6 +40,11 @@ class PackedBatch:
     def num_actions(self) -> int:
         return len(self.action_tokens)
 
+    @property
+    def size(self) -> int:
+        """The tokens that the model's layers see."""
+        return len(self.tokens)
+
     def to(self, device: torch.device | str) -> "PackedBatch":
         return PackedBatch(**{field.name: getattr(self, field.name).to(device) for field in fields(self)})
 

@@ -3,6 +3,7 @@
 Legend: N pictures, C channels, H and W pixels.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,10 +14,10 @@ from sklearn.datasets import load_digits
 from torch import Tensor
 
 from ..broker.errors import ConfigError
+from .picture_files import DIGITS, PictureFiles, find_pictures
 
-DIGITS = "digits"
+DIGIT_SIZE = 8
 HELD_OUT = 1 / 6
-ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,44 +37,40 @@ class Pictures:
         return learned, judged
 
 
-def load_pictures(source: str, size: int) -> Pictures:
+def load_pictures(source: str, size: int, *, key: str) -> Pictures:
     """scikit-learn's `digits`, 8 by 8 and grey, or a folder with a folder of pictures for each class, made `size` wide.
 
-    Raises ConfigError.
+    Raises ConfigError, which names the `key` that the source is from.
     """
+    found = find_pictures(source, key=key)
     if source == DIGITS:
-        return _digits(size)
-    folder = Path(source)
-    classes = sorted(each.name for each in folder.iterdir() if each.is_dir()) if folder.is_dir() else []
-    paths = [(path, label) for label, name in enumerate(classes) for path in _pictures_in(folder / name)]
-    if len(paths) < 2:
-        raise ConfigError(
-            f"consistency.data: {source!r} is neither {DIGITS!r} nor a folder that holds, for each class, a folder of "
-            f"pictures ({', '.join(ENDINGS)})"
-        )
-    images = torch.stack([_read(path, size) for path, _ in paths])
-    return Pictures(images, torch.tensor([label for _, label in paths]), tuple(classes))
+        return _digits(found, size)
+    images = torch.stack([_read(path, size, key) for path, _ in found.files])
+    return Pictures(images, torch.tensor([label for _, label in found.files]), found.classes)
 
 
-def _digits(size: int) -> Pictures:
-    if size != 8:
-        raise ConfigError(f"consistency.image_size: the digits are 8 pixels wide, not {size}")
+def from_images(images: Sequence[Image.Image], size: int, *, mode: str | None = None) -> Tensor:
+    """float32[N, C, H, W] in [−1, 1], made `size` wide, and grey (L) or RGB as `mode` says."""
+    mode = mode or images[0].mode
+    resized = [image.convert(mode).resize((size, size), Image.Resampling.BICUBIC) for image in images]
+    pixels = torch.from_numpy(np.stack([np.asarray(image, np.float32) for image in resized])) / 127.5 - 1
+    return pixels[:, None] if pixels.ndim == 3 else pixels.permute(0, 3, 1, 2)
+
+
+def _digits(names: PictureFiles, size: int) -> Pictures:
+    if size != DIGIT_SIZE:
+        raise ConfigError(f"consistency.image_size: the digits are {DIGIT_SIZE} pixels wide, not {size}")
     found = load_digits()
     images = torch.from_numpy(found.images).float()[:, None] / 8 - 1
-    return Pictures(images, torch.from_numpy(found.target).long(), tuple(map(str, range(10))))
+    return Pictures(images, torch.from_numpy(found.target).long(), names.classes)
 
 
-def _pictures_in(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.iterdir() if path.suffix.lower() in ENDINGS)
-
-
-def _read(path: Path, size: int) -> Tensor:
+def _read(path: Path, size: int, key: str) -> Tensor:
     """float32[3, H, W], the middle of the picture."""
     try:
         picture = Image.open(path).convert("RGB")
     except (OSError, UnidentifiedImageError) as error:
-        raise ConfigError(f"consistency.data: the picture {path} cannot be read: {error}") from error
+        raise ConfigError(f"{key}: the picture {path} cannot be read: {error}") from error
     side = min(picture.size)
     left, top = (picture.width - side) // 2, (picture.height - side) // 2
-    square = picture.crop((left, top, left + side, top + side)).resize((size, size), Image.Resampling.BICUBIC)
-    return torch.from_numpy(np.asarray(square, np.float32)).permute(2, 0, 1) / 127.5 - 1
+    return from_images([picture.crop((left, top, left + side, top + side))], size)[0]

@@ -7,15 +7,17 @@ Legend: S trajectories of a batch, A actions of it, M actions of a micro-batch.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..broker.errors import TrainingError
+from ..denoising.config import DenoisingConfig
 from .algorithm.age import old_mask
 from .algorithm.aggregate import action_weights
 from .algorithm.behaviour import second_moment_mask
-from .algorithm.config import AlgorithmConfig, M2po
+from .algorithm.config import AlgorithmConfig, M2po, Rebel
 from .algorithm.flat import segment_sum
 from .algorithm.objective import Actions
 from .algorithm.ratio import log_ratio
@@ -25,7 +27,6 @@ from .critic import Critic
 from .estimate import Estimator
 from .measure import Tally
 from .minibatch import MicroBatch, MiniBatch, deal, groups_of, microbatches
-from .packing import PackedBatch
 from .policy import Policy, Scorer
 from .ranks import Ranks
 from .stopwatch import Stopwatch
@@ -33,16 +34,31 @@ from .stopwatch import Stopwatch
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """How steps are taken. `temperature` is the one that was sampled at."""
+    """How steps are taken. `temperature` is the one that was sampled at; `denoising` is of an image policy.
+
+    `seed` draws what is trained of each image.
+    """
 
     learner: LearnerConfig
     algorithm: AlgorithmConfig
     staleness: StalenessConfig
     temperature: float
+    denoising: DenoisingConfig | None = None
+    seed: int = 0
+
+    @property
+    def pass_budget(self) -> int:
+        """How much one pass works on: tokens, or denoising steps."""
+        return self.learner.tokens_per_microbatch if self.denoising is None else self.learner.steps_per_microbatch
+
+    @property
+    def in_pairs(self) -> bool:
+        """Whether trajectories of a group are compared two by two, within a pass."""
+        return isinstance(self.algorithm.objective, Rebel)
 
     @property
     def proximal(self) -> str:
-        """Where π_prox comes from: recompute, interpolate or current."""
+        """Where π_prox comes from: recompute, interpolate, current or behaviour."""
         if self.algorithm.proximal != "auto":
             return self.algorithm.proximal
         needs_pass = self.learner.minibatches > 1 or isinstance(self.algorithm.objective, M2po)
@@ -91,9 +107,14 @@ class Planner:
     def plan(self, batch: Batch, step: int, age_A: Tensor) -> Work:
         """The work of a step on a batch whose actions are so old, int64[A], in versions. Raises TrainingError."""
         work = self._begin(batch, step, age_A)
-        needed_S, learner = self._needed(work.actions), self._recipe.learner
+        needed_S, learner = self._needed(batch, work.actions), self._recipe.learner
         work.minibatches = deal(
-            batch, needed_S, count=learner.minibatches, budget=learner.tokens_per_microbatch, ranks=self._ranks
+            batch,
+            needed_S,
+            count=learner.minibatches,
+            budget=self._recipe.pass_budget,
+            ranks=self._ranks,
+            pairs=self._recipe.in_pairs,
         )
         self._find_proximal(work, needed_S[batch.segment_ids_A])
         return work
@@ -149,9 +170,7 @@ class Planner:
         return advantages_A
 
     def _every(self, batch: Batch) -> list[MicroBatch]:
-        return microbatches(
-            batch, range(len(batch.trajectories)), self._recipe.learner.tokens_per_microbatch, self._ranks
-        )
+        return microbatches(batch, range(len(batch.trajectories)), self._recipe.pass_budget, self._ranks)
 
     def _weights(self, batch: Batch, keep_A: Tensor) -> Tensor:
         """float64[A], the weight of each action in the mean of its minibatch."""
@@ -166,19 +185,26 @@ class Planner:
             )
         return weight_S[batch.segment_ids_A]
 
-    def _needed(self, actions: Actions) -> Tensor:
+    def _needed(self, batch: Batch, actions: Actions) -> Tensor:
         """bool[S], whether there is anything to learn from a trajectory."""
         teaches_A = actions.keep_A
-        pulled = self._reference is not None and self._recipe.algorithm.kl.where == "loss"
+        kl = self._recipe.algorithm.kl
+        pulled = kl.coefficient > 0 and kl.where == "loss"
         if not pulled and self._critic is None:
             teaches_A = teaches_A & (actions.advantages_A != 0)
-        return segment_sum(teaches_A.long(), actions.segment_ids_A, actions.num_segments) > 0
+        teaches_S = segment_sum(teaches_A.long(), actions.segment_ids_A, actions.num_segments) > 0
+        if self._recipe.in_pairs:  # one whose own advantage is 0 teaches beside another
+            group_ids_S = batch.group_ids_S
+            teaches_S = (segment_sum(teaches_S.long(), group_ids_S, len(batch.groups)) > 0)[group_ids_S]
+        return teaches_S
 
     def _find_proximal(self, work: Work, learned_A: Tensor) -> None:
         """Note log π_prox, where that takes passes of its own, and leave out what lies too far from it.
 
         learned_A: bool[A], the actions of trajectories that some rank has a pass for.
         """
+        if self._recipe.proximal == "behaviour":
+            work.actions = replace(work.actions, prox_logprobs_A=work.actions.behaviour_logprobs_A)
         passes = [micro for minibatch in work.minibatches for micro in minibatch.microbatches]
         if self._recipe.proximal != "recompute" or not passes:
             return
@@ -199,9 +225,7 @@ class Planner:
         return self._gathered(lambda packed: scorer.logprobs(packed, temperature), passes, otherwise_A)
 
     @torch.no_grad()
-    def _gathered(
-        self, of: Callable[[PackedBatch], Tensor], passes: Sequence[MicroBatch], otherwise_A: Tensor
-    ) -> Tensor:
+    def _gathered(self, of: Callable[[Any], Tensor], passes: Sequence[MicroBatch], otherwise_A: Tensor) -> Tensor:
         """float32[A], what the ranks' passes make of each action; `otherwise_A` where none comes by."""
         found_2A = torch.zeros(2, len(otherwise_A))
         for micro in passes:

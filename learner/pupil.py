@@ -13,7 +13,8 @@ from torch.distributed.tensor import DTensor
 
 from ..broker.errors import ModelError
 from ..broker.folder import flush
-from ..broker.trajectory import Group, TokenTrajectory
+from ..broker.trajectory import Group
+from ..denoising.config import DenoisingConfig
 from .algorithm.config import AlgorithmConfig, Gae
 from .algorithm.running import Key
 from .checkpoint import CRITIC, OPTIMIZER, WEIGHTS, Checkpoint, LearnerState, Snapshot
@@ -22,16 +23,20 @@ from .critic import Critic, OwnCritic, SharedCritic
 from .estimate import Estimator
 from .optimizer import Optimizer
 from .plan import Recipe
-from .policy import TokenPolicy
+from .policy import Policy
 from .ranks import ALONE, Ranks
 from .reference import reference_of
 from .saved import give_name, restore
+from .token_policy import TokenPolicy
 from .trainer import Taken, Trainer
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Training:
-    """How a policy is trained, wherever the groups come from. `temperature` is the one that they were sampled at."""
+    """How a policy is trained, wherever the groups come from.
+
+    `temperature` is the one that they were sampled at; `denoising` says how images are made, of an image policy.
+    """
 
     model: ModelConfig
     dataset: DatasetConfig
@@ -40,6 +45,7 @@ class Training:
     staleness: StalenessConfig
     temperature: float
     seed: int
+    denoising: DenoisingConfig | None = None
 
 
 class Pupil:
@@ -65,7 +71,7 @@ class Pupil:
         device = "cuda" if torch.cuda.is_available() else "cpu"
         model, learner, algorithm = training.model, training.learner, training.algorithm
         self._ranks = ranks
-        self._policy = TokenPolicy(model.path, model, device, ranks=ranks, with_values=_shares_critic(algorithm))
+        self._policy = _policy_of(training, device, ranks)
         self._optimizer = Optimizer(self._policy.parameters(), learner.optimizer, total_steps=learner.steps)
         self._estimator = Estimator(algorithm, identity)
         self._critic = self._critic_of(training, device)
@@ -73,8 +79,8 @@ class Pupil:
             self._policy,
             self._optimizer,
             self._estimator,
-            Recipe(learner, algorithm, training.staleness, training.temperature),
-            reference=reference_of(self._policy, model, device, ranks) if algorithm.kl.coefficient > 0 else None,
+            Recipe(learner, algorithm, training.staleness, training.temperature, training.denoising, training.seed),
+            reference=reference_of(self._policy, model, device, ranks) if algorithm.kl.needs_scorer else None,
             critic=self._critic,
             ranks=ranks,
         )
@@ -83,17 +89,20 @@ class Pupil:
         if checkpoint is not None:
             self._restore(checkpoint)
 
-    @property
-    def vocab_size(self) -> int:
-        """How many different tokens there are."""
-        return self._policy.vocab_size
+    def require_row(self, row: dict[str, Any]) -> None:
+        """Raises ConfigError for a row that the policy cannot answer."""
+        self._policy.require_row(row)
+
+    def unfit(self, group: Group[Any]) -> str | None:
+        """Why the group cannot be learned from; None if it can be."""
+        return self._policy.unfit(group)
 
     @property
     def resumes(self) -> list[tuple[int, int]]:
         """Version and gap of each resume behind it; see Trainer.resume."""
         return list(self._trainer.resumes)
 
-    def learn(self, groups: Sequence[Group[TokenTrajectory]]) -> Taken:
+    def learn(self, groups: Sequence[Group[Any]]) -> Taken:
         """Take a step; raises TrainingError, and takes none, where nothing can be learned from any of the groups."""
         self._ranks.tell("learn", groups)
         taken = self._trainer.step(groups, step=self.step, version=self.version)
@@ -138,7 +147,7 @@ class Pupil:
         return self._policy.adapter_config()
 
     def save_pretrained(self, folder: Path) -> None:
-        """Write a Hugging Face folder, or with LoRA an adapter's folder; whoever reads there sees the one before until then."""
+        """Write a folder of Hugging Face, or with LoRA an adapter's; whoever reads there sees the one before until then."""
         self._ranks.tell("save_pretrained", folder=str(folder))
         with _written_aside(folder) if self._ranks.leads else nullcontext(folder) as aside:
             self._policy.save_pretrained(aside)
@@ -148,6 +157,7 @@ class Pupil:
         if not isinstance(advantage, Gae):
             return None
         if advantage.critic.shared:
+            assert isinstance(self._policy, TokenPolicy)
             return SharedCritic(advantage.critic, self._policy)
         steps = training.learner.steps
         return OwnCritic(advantage.critic, training.model, total_steps=steps, device=device, ranks=self._ranks)
@@ -182,6 +192,16 @@ def _written_aside(folder: Path) -> Iterator[Path]:
         give_name(aside, folder)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
+
+
+def _policy_of(training: Training, device: str, ranks: Ranks) -> Policy:
+    model, algorithm = training.model, training.algorithm
+    if training.denoising is None:
+        return TokenPolicy(model.path, model, device, ranks=ranks, with_values=_shares_critic(algorithm))
+    from .denoising_policy import DenoisingPolicy  # with diffusers, which token policies do without
+
+    exact = algorithm.kl.coefficient > 0 and algorithm.kl.estimator == "exact"
+    return DenoisingPolicy(model, training.denoising, device, with_reference=exact)
 
 
 def _shares_critic(algorithm: AlgorithmConfig) -> bool:

@@ -11,7 +11,6 @@ from .config import CheckpointConfig
 from .dataset import Dataset
 from .pupil import Pupil, Training
 from .recording import Lesson, Recording
-from .screen import unfit
 
 
 class Replay:
@@ -77,7 +76,7 @@ class Replay:
 
     def _require_fit(self, lesson: Lesson) -> None:
         for group in lesson.groups:
-            cause = unfit(group, self._pupil.vocab_size)
+            cause = self._pupil.unfit(group)
             if cause is not None:
                 raise ModelError(f"the recording does not fit the model: {cause}")
 

@@ -1,24 +1,8 @@
-"""Which groups cannot be learned from, and which teach nothing."""
+"""Which groups teach nothing."""
 
-from typing import Any
-
-from ..broker.trajectory import Group, TokenTrajectory
 from .algorithm.config import ShapingConfig
 from .batch import Batch
 from .estimate import shaped_rewards
-
-
-def unfit(group: Group[Any], vocab_size: int) -> str | None:
-    """Why the group cannot be learned from; None if it can be.
-
-    What holds for every policy (finite numbers, an action, tokens and masks that fit) was checked when it was decoded.
-    """
-    if not isinstance(group.trajectories[0], TokenTrajectory):
-        return f"prompt {group.prompt_id} was answered with images, and this policy learns from tokens"
-    largest = max(int(trajectory.tokens.max()) for trajectory in group.trajectories)
-    if largest >= vocab_size:
-        return f"prompt {group.prompt_id} has token {largest}, the vocabulary only {vocab_size} of them"
-    return None
 
 
 def constant_groups(batch: Batch, shaping: ShapingConfig) -> list[bool]:

@@ -13,7 +13,7 @@ from .feeder import Flow
 from .pupil import Training
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class LearnerSettings(Training):
     """All ranks have the same. `group_size` and `temperature` are the rollout's, which it must share."""
 

@@ -8,12 +8,13 @@ Legend: A actions of a batch, M actions of a micro-batch.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..broker.errors import TrainingError
-from ..broker.trajectory import Group, TokenTrajectory
+from ..broker.trajectory import Group
 from .algorithm.age import interpolated_prox
 from .algorithm.config import Gae
 from .algorithm.objective import Objective, objective
@@ -72,7 +73,7 @@ class Trainer:
         """
         self.resumes.append((version, gap))
 
-    def step(self, groups: Sequence[Group[TokenTrajectory]], *, step: int, version: int) -> Taken:
+    def step(self, groups: Sequence[Group[Any]], *, step: int, version: int) -> Taken:
         """One step on `groups` with weights of `version`.
 
         An update whose loss or gradient is not finite is not made, and its groups are refused; TrainingError is raised
@@ -80,7 +81,8 @@ class Trainer:
         term) count in the mean and are left out of the passes; a minibatch of nothing else leaves the weights as they
         are.
         """
-        batch, scale = Batch.of(groups), self._scale()
+        recipe, scale = self._recipe, self._scale()
+        batch = Batch.of(groups, recipe.denoising, step=step, seed=recipe.seed)
         work = self._planner.plan(batch, step, self._age(batch.versions_A, version))
         refused: dict[int, str] = {}
         for number, minibatch in enumerate(work.minibatches):
@@ -152,7 +154,7 @@ class Trainer:
                 logprobs_M, known.behaviour_logprobs_A, -known.age_A, version=0, progress=work.progress
             )
             known = replace(known, prox_logprobs_A=prox_M)
-        found = objective(logprobs_M, known, recipe.algorithm, recipe.staleness)
+        found = objective(logprobs_M, known, recipe.algorithm, recipe.staleness, scores.closed)
         of_values = self._backward(found.loss, scores.values_A, micro, work)
         sums = {each.name: float(getattr(found, each.name).detach()) for each in fields(Objective)}
         sums["entropy"] = float(scores.entropies_A[known.keep_A].sum())

@@ -1,11 +1,7 @@
 """The last number of a text: the reward of `arithmetic`."""
 
-import re
-from collections import deque
-from decimal import Decimal
-
-# 1,234 and 1234 and 1234.5 and .5; a minus sign counts unless it follows a number or a word (in "9-4" it subtracts).
-_NUMBER = re.compile(r"((?<![\w.)])[-−])?((?:[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])|[0-9]+)(?:\.[0-9]+)?|\.[0-9]+)")
+from ..broker.errors import RewardError
+from .numerals import last_number
 
 
 def arithmetic(completion: str, answer: str | float) -> float:
@@ -16,15 +12,7 @@ def arithmetic(completion: str, answer: str | float) -> float:
     """
     wanted = last_number(str(answer))
     if wanted is None:
-        raise ValueError(f"the answer {answer!r} holds no number")
+        raise RewardError(
+            f"the answer {answer!r:.200} of a row holds no number: wanted is 7, or a text that ends with it"
+        )
     return float(last_number(completion) == wanted)
-
-
-def last_number(text: str) -> Decimal | None:
-    """The last number in the text, exactly as written."""
-    last = deque(_NUMBER.finditer(text), maxlen=1)
-    if not last:
-        return None
-    sign, digits = last[0].groups()
-    number = Decimal(digits.replace(",", ""))
-    return -number if sign else number

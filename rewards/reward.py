@@ -1,17 +1,35 @@
-"""What a reward is: a function from a completion to a number, or to a few named numbers."""
+"""What a reward is: a function from an answer to a number, or to a few named numbers.
+
+    def of_a_text(prompt, completion, **row) -> float
+    def of_texts(completions, prompts, **rows) -> list[float]       called once for all answers of a group
+    def of_an_image(image, prompt, **row) -> float                  called for each image, a PIL image
+    def of_images(images, prompts, **rows) -> list[float]           called once for all images of a group
+
+What a function rewards is told by which of `completion`, `completions`, `image` and `images` it asks for. Where that is a
+list, the columns of the row that it names are lists too, an entry for each answer. All but these names it may leave out.
+Of texts it may also ask for what is known of an answer: `num_tokens`, its length; `max_tokens`, the limit of that;
+`finish_reason`, stop or length. What has to be loaded first is loaded as the reward process starts, see begins_with.
+"""
 
 import inspect
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from numbers import Real
-from typing import Any
+from typing import Any, TypeVar
 
 from ..broker.errors import ConfigError, RewardError
 
 Value = float | dict[str, float]
 """What a function returns: a number, or named parts whose sum counts."""
 
+TEXT, TEXTS, IMAGE, IMAGES = "completion", "completions", "image", "images"
+OF_TEXTS = (TEXT, TEXTS)
+FACTS = ("num_tokens", "max_tokens", "finish_reason")
+"""What is known of a text beside the row."""
+
+_BEGIN, _COLUMNS = "areal_begin", "areal_columns"
+_Function = TypeVar("_Function", bound=Callable[..., Any])
 _NAMED = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
 
 
@@ -22,29 +40,100 @@ class Score:
     total: float
     parts: dict[str, float]
 
+    def __add__(self, other: "Score") -> "Score":
+        """What both are worth together; their functions differ."""
+        return Score(self.total + other.total, self.parts | other.parts)
+
 
 @dataclass(frozen=True, slots=True)
 class Reward:
-    """A loaded function. `accepted` are the arguments it can be given (None: any), `required` those it must be."""
+    """A loaded function. `accepted` are the arguments it can be given (None: any), `required` those it must be.
+
+    `takes` is what it rewards: completion, completions, image or images. `settings` are the arguments that its begin takes:
+    a column of such a name is not given to it.
+    """
 
     name: str
     function: Callable[..., Any]
     kwargs: dict[str, Any]
     accepted: frozenset[str] | None
     required: frozenset[str]
+    takes: str = TEXT
+    settings: frozenset[str] = frozenset()
+
+    def begin(self) -> None:
+        """Do what its function begins with, if it does; raises ConfigError for what is missing."""
+        begin = getattr(self.function, _BEGIN, None)
+        if begin is None:
+            return
+        defaults = {p.name: p.default for p in inspect.signature(self.function).parameters.values()}
+        given = {**defaults, **self.kwargs}
+        wanted = {name: given.get(name, inspect.Parameter.empty) for name in inspect.signature(begin).parameters}
+        if missing := frozenset(name for name, value in wanted.items() if value is inspect.Parameter.empty):
+            raise ConfigError(f"reward {self.name!r} wants {_quoted(missing)}: see rewards.functions.kwargs")
+        begin(**wanted)
 
     def __call__(self, prompt: str, completion: str, row: dict[str, Any]) -> Any:
         """What the function returns (of an `async def`: its coroutine), given those columns of the row that it takes.
 
         All arguments go by name, so a function may leave out what it does not need; `kwargs` win over columns.
         """
-        given = {**row, **self.kwargs, "prompt": prompt, "completion": completion}
+        self._require(TEXT)
+        return self._given({**row, **self.kwargs, "prompt": prompt, TEXT: completion}, row)
+
+    def of_texts(self, prompt: str, answers: Sequence[tuple[str, dict[str, Any]]], row: dict[str, Any]) -> Any:
+        """What the function returns for all of these answers, each with what is known of it: a list, or an awaitable of one."""
+        self._require(TEXTS)
+        known = {
+            name: [facts.get(name) for _, facts in answers] for name in {name for _, facts in answers for name in facts}
+        }
+        return self._of_all(prompt, [text for text, _ in answers], row, known)
+
+    def of_images(self, prompt: str, images: Sequence[Any], row: dict[str, Any]) -> Any:
+        """What the function returns for all of these images: a list, or an awaitable of one, or a list of awaitables."""
+        if self.takes == IMAGE:
+            return [self._given({**row, **self.kwargs, "prompt": prompt, IMAGE: image}, row) for image in images]
+        self._require(IMAGES)
+        return self._of_all(prompt, images, row, {})
+
+    def _of_all(self, prompt: str, answers: Sequence[Any], row: dict[str, Any], known: dict[str, list[Any]]) -> Any:
+        columns = {name: [value] * len(answers) for name, value in row.items()}
+        prompts = [prompt] * len(answers)
+        return self._given({**columns, **known, **self.kwargs, "prompts": prompts, self.takes: list(answers)}, row)
+
+    def _require(self, takes: str) -> None:
+        if self.takes == takes:
+            return
+        subject = "texts" if self.takes in OF_TEXTS else "images"
+        given = "texts" if takes in OF_TEXTS else "images"
+        raise RewardError(
+            f"{self.name} rewards {subject} (it takes {self.takes!r}), and this run's answers are {given}"
+        )
+
+    def _given(self, given: dict[str, Any], row: dict[str, Any]) -> Any:
+        given = {name: value for name, value in given.items() if name not in self.settings or name in self.kwargs}
         if self.accepted is not None:
             given = {name: given[name] for name in self.accepted & given.keys()}
         if missing := self.required - given.keys():
             columns = ", ".join(sorted(row)) or "none"
             raise RewardError(f"{self.name} wants {_quoted(missing)}, which the row lacks; its columns: {columns}")
         return self.function(**given)
+
+
+def begins_with(begin: Callable[..., Any], *, columns: Sequence[str] = ()) -> Callable[[_Function], _Function]:
+    """Have a reward function begin with this, once in each process that it is called in, before the first image or text.
+
+    `begin` loads what takes long, and raises ConfigError for what is not there: a run then ends before anything is made.
+    It is given the arguments of its names, as the function has them by `kwargs` or default; no row changes these, but for
+    those in `columns`. A function that begins with something takes no `kwargs` but those that it names.
+    """
+
+    def marked(function: _Function) -> _Function:
+        setattr(function, _BEGIN, begin)
+        setattr(function, _COLUMNS, frozenset(columns))
+        return function
+
+    return marked
 
 
 def prepare(name: str, function: Callable[..., Any], kwargs: dict[str, Any]) -> Reward:
@@ -58,9 +147,29 @@ def prepare(name: str, function: Callable[..., Any], kwargs: dict[str, Any]) -> 
     takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters)
     if any(p.kind is p.POSITIONAL_ONLY and p.default is p.empty for p in parameters):
         raise ConfigError(f"reward {name!r} has parameters without a name; its arguments are given by name")
-    for wrong in ({} if takes_any else kwargs).keys() - named | kwargs.keys() & {"prompt", "completion"}:
+    takes = next((subject for subject in (IMAGES, IMAGE, TEXTS) if subject in named), TEXT)
+    begin = getattr(function, _BEGIN, None)
+    for wrong in ({} if takes_any and begin is None else kwargs).keys() - named | kwargs.keys() & {
+        "prompt",
+        "prompts",
+        takes,
+    }:
         raise ConfigError(f"reward {name!r} cannot be given the argument {wrong!r}; its parameters: {_quoted(named)}")
-    return Reward(name, function, kwargs, None if takes_any else named, required)
+    settings = inspect.signature(begin).parameters.keys() - getattr(function, _COLUMNS, frozenset()) if begin else ()
+    return Reward(name, function, kwargs, None if takes_any else named, required, takes, frozenset(settings))
+
+
+def require_takes(reward: Reward, *, images: bool) -> None:
+    """Raises ConfigError for a reward of texts where answers are images, and the other way round."""
+    if images and reward.takes in OF_TEXTS:
+        raise ConfigError(
+            f"reward {reward.name!r} rewards texts, and an image policy's answers are images: a function is wanted that "
+            "takes `image`, or `images` for all of a group at once"
+        )
+    if not images and reward.takes not in OF_TEXTS:
+        raise ConfigError(
+            f"reward {reward.name!r} rewards images (it takes {reward.takes!r}), and the answers are texts"
+        )
 
 
 def checked(name: str, value: Any) -> Value:
@@ -70,6 +179,18 @@ def checked(name: str, value: Any) -> Value:
     if not value or not all(isinstance(part, str) for part in value):
         raise RewardError(f"{name} returned {_shown(value)}, not a mapping of names to numbers")
     return {part: _finite(f"{name} ({part})", number) for part, number in value.items()}
+
+
+def all_checked(name: str, values: Any, count: int) -> list[Value]:
+    """What the function `name` returned for so many answers, each as `checked`; raises RewardError if it is not so many."""
+    listed = values.tolist() if hasattr(values, "tolist") else values  # of numpy and torch
+    if not isinstance(listed, list | tuple):
+        raise RewardError(
+            f"{name} returned {_shown(values)}, and a list of {count} rewards is wanted, one for each answer"
+        )
+    if len(listed) != count:
+        raise RewardError(f"{name} returned {len(listed)} rewards for {count} answers: one for each is wanted")
+    return [checked(name, value) for value in listed]
 
 
 def combine(names: Sequence[str], weights: Sequence[float], values: Sequence[Value]) -> Score:

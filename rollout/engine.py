@@ -1,11 +1,17 @@
-"""What a workflow may ask of an engine, whichever one it is."""
+"""What a worker asks of an engine, whichever one it is, and what a workflow asks of one of texts or of images.
+
+Legend: T tokens of an answer; N evaluations behind an image, H = N − 1 actions, D… the dimensions of a latent.
+"""
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,17 +39,55 @@ class Completion:
     finish_reason: str
 
 
+@dataclass(frozen=True, slots=True)
+class ImageRequest:
+    """One image wanted, of a row of the data set. `start` is the seed of the noise that it begins with, if not its own."""
+
+    row: dict[str, Any]
+    seed: int
+    start: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One image, and how it came about.
+
+    `latents` float16 or float32 [N, D…], from pure noise on, and `levels` int32[N] of each; `logprobs` float32[H] of each
+    action, after the cast to the type of the wire; `version` of the weights behind all of them; `condition` and
+    `guidance`, which the network was given.
+    """
+
+    image: "Image"
+    latents: NDArray[Any]
+    levels: NDArray[np.int32]
+    logprobs: NDArray[np.float32]
+    version: int
+    condition: dict[str, Any]
+    guidance: float
+
+
 class Engine(Protocol):
-    """Generates under weights that can change while it does. All methods are coroutines of one event loop."""
+    """Acts under weights that can change while it does. All methods are coroutines of one event loop."""
 
     async def start(self) -> None:
         """Load the model; raises EngineError where it cannot."""
-
-    async def generate(self, request: Request) -> Completion:
-        """One completion; raises EngineDied if the engine dies first, EngineError if it refuses."""
 
     async def update_weights(self, version: int, path: Path) -> float:
         """Load the weights at `path` under requests in flight; returns the seconds for which these stood still."""
 
     async def stop(self) -> None:
         """End every process of the engine."""
+
+
+class TokenEngine(Engine, Protocol):
+    """Generates text."""
+
+    async def generate(self, request: Request) -> Completion:
+        """One completion; raises EngineDied if the engine dies first, EngineError if it refuses."""
+
+
+class ImageEngine(Engine, Protocol):
+    """Makes images, each of them under one version of the weights."""
+
+    async def generate(self, request: ImageRequest) -> Sample:
+        """One image; raises EngineDied if the engine dies first, EngineError if it refuses."""

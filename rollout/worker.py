@@ -11,7 +11,7 @@ import logging
 import time
 import traceback
 import uuid
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -44,14 +44,18 @@ class Served:
 
 @dataclass(frozen=True)
 class Parts:
-    """What a worker is assembled from. The lanes are served in order: all that the first has, then the next."""
+    """What a worker is assembled from. The lanes are served in order: all that the first has, then the next.
+
+    `counters` is what the rewards have counted so far; they go on counting there.
+    """
 
     engine: Engine
-    workflow: Workflow
+    workflow: Workflow[Any]
     follower: WeightFollower
     lanes: tuple[Served, ...]
     bulletin: Bulletin
     activity: Activity = field(default_factory=Activity)
+    counters: Mapping[str, float] = field(default_factory=dict)
 
 
 class RolloutWorker:
@@ -67,7 +71,7 @@ class RolloutWorker:
         self._reviving = asyncio.Lock()
         self._lives = 0
         self._draining = False
-        self._meter = Meter(name)
+        self._meter = Meter(name, parts.counters)
 
     async def run(self) -> None:
         """Work until the run is told to drain; then hand back what is unfinished. Any other end is an exception."""
@@ -217,8 +221,9 @@ def _first(error: BaseException) -> BaseException:
 class Meter:
     """Counts what a worker does, since its process began."""
 
-    def __init__(self, worker: str) -> None:
+    def __init__(self, worker: str, counters: Mapping[str, float]) -> None:
         self._worker = worker
+        self._counters = counters
         self._incarnation = uuid.uuid4().hex[:8]
         self._began = time.monotonic()
         self._serving = 0
@@ -262,4 +267,5 @@ class Meter:
             "update_pause_ms": [1000 * pause_s for pause_s in follower.drain_pauses()],
             "in_flight": in_flight,
             "retries": self.retries,
+            "reward_counters": dict(self._counters),
         }

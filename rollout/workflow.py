@@ -3,32 +3,38 @@
 import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
 from ..broker.errors import ConfigError
 from ..broker.trajectory import NOT_AN_ACTION, Prompt, TokenTrajectory, Trajectory
+from ..denoising.config import DenoisingConfig
+from ..rewards.grading import Grading
 from ..rewards.loading import load_object
 from ..rewards.pool import Scorer
 from .config import RolloutConfig
-from .engine import Completion, Engine, Request
+from .engine import Completion, Engine, Request, TokenEngine
+
+EngineT_contra = TypeVar("EngineT_contra", bound=Engine, contravariant=True)
 
 
-class Workflow(Protocol):
-    """Written against the Engine protocol; one instance serves every prompt of a worker, concurrently."""
+class Workflow(Protocol[EngineT_contra]):
+    """Written against TokenEngine or ImageEngine; one instance serves every prompt of a worker, concurrently."""
 
-    async def run(self, prompt: Prompt, engine: Engine) -> Sequence[Trajectory]:
+    async def run(self, prompt: Prompt, engine: EngineT_contra) -> Sequence[Trajectory]:
         """The group's trajectories, rewarded. An exception is a failure of the prompt, which is tried again."""
 
 
 @dataclass(frozen=True)
 class Tools:
-    """What a workflow is made with: the tokenizer (Hugging Face), the rewards, and the rollout's configuration."""
+    """What a workflow is made with: the tokenizer (Hugging Face; none of images), the rewards, and what is configured."""
 
     tokenizer: Any
     scorer: Scorer
     config: RolloutConfig
+    denoising: DenoisingConfig | None = None
+    seed: int = 0
 
 
 class SingleTurn:
@@ -37,30 +43,37 @@ class SingleTurn:
     def __init__(self, tools: Tools) -> None:
         self._tools = tools
 
-    async def run(self, prompt: Prompt, engine: Engine) -> list[TokenTrajectory]:
+    async def run(self, prompt: Prompt, engine: TokenEngine) -> list[TokenTrajectory]:
         prompt_tokens = render(prompt.row, self._tools.tokenizer)
-        episodes = [asyncio.create_task(self._episode(prompt, prompt_tokens, engine)) for _ in range(prompt.group_size)]
+        grading = self._tools.scorer.grading(prompt_of(prompt.row), prompt.row, prompt.group_size)
+        episodes = [
+            asyncio.create_task(self._episode(prompt_tokens, engine, grading)) for _ in range(prompt.group_size)
+        ]
         try:
             return list(await asyncio.gather(*episodes))
         finally:
             for episode in episodes:
                 episode.cancel()  # those left over when one failed
 
-    async def _episode(self, prompt: Prompt, prompt_tokens: tuple[int, ...], engine: Engine) -> TokenTrajectory:
+    async def _episode(self, prompt_tokens: tuple[int, ...], engine: TokenEngine, grading: Grading) -> TokenTrajectory:
         sampling = self._tools.config.sampling
         request = Request(prompt_tokens, sampling.max_tokens, sampling.temperature, tuple(sampling.stop))
         completion = await engine.generate(request)
-        score = await self._tools.scorer.score(prompt_of(prompt.row), completion.text, prompt.row)
+        score = await grading.score(completion.text, **known_of(completion, sampling.max_tokens))
         return trajectory_of(prompt_tokens, completion, score.total, score.parts)
 
 
-def load_workflow(config: RolloutConfig, tools: Tools) -> Workflow:
+def load_workflow(config: RolloutConfig, tools: Tools) -> Workflow[Any]:
     """The workflow that the configuration names."""
+    if config.workflow == "single_turn" and tools.denoising is not None:
+        from .images import Images
+
+        return Images(tools)
     if config.workflow == "single_turn":
         return SingleTurn(tools)
     if ":" not in config.workflow:
         raise ConfigError(f"rollout.workflow: {config.workflow!r} is neither single_turn nor ./file.py:Class")
-    workflow: Workflow = load_object(config.workflow)(tools)
+    workflow: Workflow[Any] = load_object(config.workflow)(tools)
     return workflow
 
 
@@ -76,6 +89,15 @@ def render(row: dict[str, Any], tokenizer: Any) -> tuple[int, ...]:
 def prompt_of(row: dict[str, Any]) -> str:
     """What a reward sees as the prompt: the row's `prompt`, or its last message."""
     return str(row["prompt"] if "prompt" in row else row["messages"][-1]["content"])
+
+
+def known_of(completion: Completion, max_tokens: int) -> dict[str, Any]:
+    """What a reward may ask for of an answer beside its text."""
+    return {
+        "num_tokens": len(completion.tokens),
+        "max_tokens": max_tokens,
+        "finish_reason": completion.finish_reason,
+    }
 
 
 def trajectory_of(

@@ -1,7 +1,8 @@
-"""`areal export` and `areal merge`: what a run has learned, as a model."""
+"""`areal export`, `areal merge` and `areal sample`: what a run has learned, as a model, or as images."""
 
 import argparse
 import math
+from pathlib import Path
 from typing import Any
 
 from .options import add_command, add_output, add_run, whole
@@ -26,6 +27,16 @@ examples:
 
 A score is a Python function that takes the folder of a model (a Path) and returns a number, the higher the better. Of a
 LoRA run the products of the adapters are averaged, and the whole model is written.
+"""
+
+
+SAMPLE_EXAMPLES = """\
+examples:
+  areal sample rlcm_digits_compress                          the newest checkpoint, of the rows that evaluations are made of
+  areal sample rlcm_digits_align --prompt 3 --prompt 8 --each 8
+  areal sample rlcm_dreamshaper_aesthetic --prompt 'a llama' --step 200 --output llama.png
+
+A sheet of images: left those of the model that the run began from, right those of the run, of the same noise.
 """
 
 
@@ -57,6 +68,40 @@ def add_merge(commands: Any) -> None:
     command.add_argument("--evaluations", type=whole(1), metavar="N", help="scores that the search takes (50)")
     command.add_argument("--seed", type=whole(), metavar="N", help="of the search (0)")
     add_output(command, "merge-steps-FIRST-LAST")
+
+
+def add_sample(commands: Any) -> None:
+    """`areal sample RUN …`."""
+    says = "draw images of an image policy, before and now"
+    command = add_command(commands, "sample", _sample, says, SAMPLE_EXAMPLES)
+    add_run(command)
+    which = command.add_mutually_exclusive_group()
+    which.add_argument(
+        "--step", type=whole(), metavar="N", help="the step whose weights are used; the newest by default"
+    )
+    which.add_argument("--best", action="store_true", help="those of the best evaluation (checkpoint.best)")
+    command.add_argument(
+        "--prompt",
+        action="append",
+        default=[],
+        metavar="TEXT",
+        help="what to draw, or the number of a class; repeatable",
+    )
+    command.add_argument("--each", type=whole(1), default=4, metavar="N", help="images of each row (4)")
+    command.add_argument(
+        "--seed", type=whole(), default=0, metavar="N", help="of the noise; 0 is that of evaluations (0)"
+    )
+    command.add_argument(
+        "--output", type=Path, metavar="FILE", help="the PNG; sample-step-N.png in the run directory by default"
+    )
+
+
+def _sample(options: argparse.Namespace) -> int:
+    from ..export import source_of
+    from ..sample import Wanted, sample
+
+    wanted = Wanted(options.step, options.best, options.prompt, options.each, options.seed)
+    return sample(source_of(options.run, options.directory), wanted, output=options.output)
 
 
 def _export(options: argparse.Namespace) -> int:

@@ -105,20 +105,21 @@ def second_moment_mask(log_w_A: Tensor, keep_A: Tensor, threshold: float) -> Ten
 
 
 @torch.no_grad()
-def kl_budget_mask(log_w_A: Tensor, segment_ids_A: Tensor, num_segments: int, keep_A: Tensor, budget: float) -> Tensor:
-    """bool[A], the kept actions of the trajectories with Σ (w − 1 − log w) ≤ budget.
+def kl_budget_mask(kl_A: Tensor, segment_ids_A: Tensor, num_segments: int, keep_A: Tensor, budget: float) -> Tensor:
+    """bool[A], the kept actions of the trajectories with Σ KL ≤ budget.
 
-    The sum, over a trajectory's kept actions, estimates KL(π_behav‖π_prox) of the trajectory in nats by Schulman's k3
-    (http://joschu.net/blog/kl-approx.html); no term is negative, so that longer trajectories spend more.
+    The sum, over a trajectory's kept actions, is KL(π_behav‖π_prox) of the trajectory in nats; no term is negative, so
+    that longer trajectories spend more. Between Gaussians of one deviation the weights w of trajectories that spend K
+    leave an effective sample size of e^(−2K).
 
-    log_w_A:       float[A], log π_prox − log π_behav.
+    kl_A:          float[A], of each action: in closed form, or Schulman's estimate k3 of w
+                   (http://joschu.net/blog/kl-approx.html).
     segment_ids_A: int64[A], the trajectory of each action.
     num_segments:  S.
     keep_A:        bool[A], the actions that count.
     budget:        ≥ 0, for a whole trajectory.
     """
-    log_w_A = torch.where(keep_A, log_w_A, 0.0)
-    kl_S = segment_sum(torch.expm1(log_w_A) - log_w_A, segment_ids_A, num_segments)
+    kl_S = segment_sum(torch.where(keep_A, kl_A, 0.0), segment_ids_A, num_segments)
     return (kl_S <= budget)[segment_ids_A] & keep_A
 
 

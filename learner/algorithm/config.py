@@ -25,11 +25,20 @@ class Ppo(Part):
     """The clipped surrogate of PPO (arXiv 1707.06347), around π_prox (decoupled PPO, arXiv 2505.24298, eq. 5)."""
 
     name: Literal["ppo"] = "ppo"
-    clip_low: float = Field(0.2, gt=0, le=1, description="π_θ/π_prox is clipped below at 1 − this")
+    clip_low: float = Field(0.2, gt=0, description="π_θ/π_prox is clipped below at 1 − this")
     clip_high: float = Field(0.2, gt=0, description="π_θ/π_prox is clipped above at 1 + this (DAPO: 0.28)")
+    clip_in: Literal["ratio", "nats"] = Field(
+        "ratio", description="in nats, log π_θ/π_prox is clipped to −clip_low and clip_high instead"
+    )
     dual_clip: float | None = Field(
         None, gt=1, description="where A < 0 the loss is at most this times −A (arXiv 1912.09729: 3)"
     )
+
+    @model_validator(mode="after")
+    def _ratios_are_positive(self) -> "Ppo":
+        if self.clip_in == "ratio" and self.clip_low > 1:
+            raise ValueError(f"clip_low is {self.clip_low}, and no ratio is below 0: take at most 1, or clip_in nats")
+        return self
 
 
 class Gspo(Part):
@@ -79,6 +88,13 @@ class TruncatedIs(Part):
     cap: float = Field(2.0, gt=0, description="of the token's π_θ/π_behav")
 
 
+class Rebel(Part):
+    """Regression of the rewards' differences on those of log-ratios, by pairs of a group (arXiv 2404.16767, eq. 4)."""
+
+    name: Literal["rebel"] = "rebel"
+    eta: float = Field(1.0, gt=0, description="how far from π_prox: 1/η weighs log-ratios against advantages")
+
+
 class Reinforce(Part):
     """REINFORCE: −A·log π_θ."""
 
@@ -103,6 +119,7 @@ ObjectiveConfig = Annotated[
     | Annotated[M2po, Tag("m2po")]
     | Annotated[Topr, Tag("topr")]
     | Annotated[TruncatedIs, Tag("truncated_is")]
+    | Annotated[Rebel, Tag("rebel")]
     | Annotated[Reinforce, Tag("reinforce")],
     named("ppo"),
 ]
@@ -149,6 +166,7 @@ class PerPrompt(Part):
     memory: int = Field(64, ge=2, description="rewards remembered of a prompt")
     min_count: int = Field(16, ge=2, description="with fewer the batch's mean and deviation serve")
     prompts: int = Field(100_000, ge=1, description="prompts remembered, those of late")
+    clip: float | None = Field(None, gt=0, description="advantages, to ± this (10 in RLCM's code); null for no bound")
 
     @model_validator(mode="after")
     def _remembers_enough(self) -> "PerPrompt":
@@ -226,14 +244,23 @@ class KlConfig(Part):
     """Divergence from a reference: the policy that training began from (with LoRA, the model without its adapter)."""
 
     coefficient: float = Field(0.0, ge=0, description="β; 0 for none, and no reference is loaded")
-    estimator: Literal["k1", "k2", "k3"] = Field("k3", description="http://joschu.net/blog/kl-approx.html")
+    estimator: Literal["k1", "k2", "k3", "exact"] = Field(
+        "k3", description="http://joschu.net/blog/kl-approx.html; exact, in closed form, for image policies"
+    )
     where: Literal["loss", "reward"] = Field("loss", description="added to the loss, or taken off the reward")
 
     @model_validator(mode="after")
     def _pulls(self) -> "KlConfig":
         if self.coefficient > 0 and self.estimator == "k1" and self.where == "loss":
             raise ValueError("k1 has no gradient on average and is for the reward; take k2 or k3 in the loss")
+        if self.estimator == "exact" and self.where == "reward":
+            raise ValueError("exact has a gradient and is for the loss; take k1 for the reward")
         return self
+
+    @property
+    def needs_scorer(self) -> bool:
+        """Whether log-probabilities of the reference are wanted; an exact divergence comes with the pass itself."""
+        return self.coefficient > 0 and self.estimator != "exact"
 
 
 class Overlong(Part):
@@ -292,10 +319,10 @@ class AlgorithmConfig(Part):
     fixed_length: int | None = Field(
         None, ge=1, description="what aggregate: fixed divides by; rollout.sampling.max_tokens unless it is given"
     )
-    proximal: Literal["auto", "recompute", "interpolate", "current"] = Field(
+    proximal: Literal["auto", "recompute", "interpolate", "current", "behaviour"] = Field(
         "auto",
-        description="π_prox: by a pass before the step; between π_behav and π_θ by version (arXiv 2512.06547); or π_θ "
-        "itself. auto is current with one minibatch, else recompute",
+        description="π_prox: by a pass before the step; between π_behav and π_θ by version (arXiv 2512.06547); π_θ "
+        "itself; or π_behav, as in PPO that is not decoupled. auto is current with one minibatch, else recompute",
     )
     behaviour: BehaviourConfig = Field(default_factory=BehaviourConfig)
     kl: KlConfig = Field(default_factory=KlConfig)
@@ -318,19 +345,25 @@ class AlgorithmConfig(Part):
         """Whether a group of one teaches nothing: its answers are measured against each other."""
         baseline = isinstance(self.advantage, ReinforcePp) and self.advantage.group_baseline
         return (
-            baseline or isinstance(self.advantage, Grpo | DrGrpo | Rloo | LitePpo) or self.filters.constant == "replace"
+            baseline
+            or isinstance(self.advantage, Grpo | DrGrpo | Rloo | LitePpo)
+            or isinstance(self.objective, Rebel)
+            or self.filters.constant == "replace"
         )
 
     @model_validator(mode="after")
     def _corrects_once(self) -> "AlgorithmConfig":
-        if isinstance(self.objective, Topr | TruncatedIs) and self.behaviour.action != "off":
-            raise ValueError(
-                f"{self.objective.name} corrects for the policy that sampled by itself; set behaviour.action to off"
-            )
-        return self
+        if self.behaviour.action == "off" or not isinstance(self.objective, Topr | TruncatedIs | Rebel):
+            return self
+        why = (
+            "is a regression, which holds whatever policy sampled"
+            if isinstance(self.objective, Rebel)
+            else "corrects for the policy that sampled by itself"
+        )
+        raise ValueError(f"{self.objective.name} {why}; set behaviour.action to off")
 
     @model_validator(mode="after")
     def _knows_what_is_far(self) -> "AlgorithmConfig":
-        if isinstance(self.objective, M2po) and self.proximal in ("interpolate", "current"):
+        if isinstance(self.objective, M2po) and self.proximal not in ("auto", "recompute"):
             raise ValueError(f"m2po takes a pass of its own for π_prox; set proximal to recompute, not {self.proximal}")
         return self

@@ -15,7 +15,20 @@ from ..config import StalenessConfig
 from . import surrogate
 from .age import clip_scale
 from .behaviour import kl_budget_mask, weigh
-from .config import AlgorithmConfig, Cispo, Gspo, M2po, ObjectiveConfig, Ppo, Reinforce, Sapo, Topr, TruncatedIs
+from .config import (
+    AlgorithmConfig,
+    Cispo,
+    Gspo,
+    KlConfig,
+    M2po,
+    ObjectiveConfig,
+    Ppo,
+    Rebel,
+    Reinforce,
+    Sapo,
+    Topr,
+    TruncatedIs,
+)
 from .kl import ESTIMATORS, k3
 from .ratio import log_ratio
 from .surrogate import Surrogate
@@ -60,6 +73,20 @@ class Actions:
 
 
 @dataclass(frozen=True, slots=True)
+class ClosedForm:
+    """What a pass finds of actions that Gaussians drew, as those of an image policy, where others must estimate.
+
+    behaviour_kl_A: float[A], KL(π_behav‖π_θ) of each action.
+    reference_kl_A: float[A], KL(π_θ‖π_ref) of each, with gradient; None unless the KL term asks for it.
+    clip_scale_A:   float[A], what the clip range of each is multiplied by.
+    """
+
+    behaviour_kl_A: Tensor
+    reference_kl_A: Tensor | None
+    clip_scale_A: Tensor
+
+
+@dataclass(frozen=True, slots=True)
 class Objective:
     """A loss and what is known about it.
 
@@ -69,7 +96,8 @@ class Objective:
     distance between the policies left out. `behaviour_weight` and its square are of w = π_prox/π_behav before any bound;
     its effective sample size is (Σw)²/Σw². The KL sums hold Schulman's k3 estimator, r − 1 − log r ≥ 0 with
     r = π_prox/π_behav for KL(π_behav‖π_prox), r = π_θ/π_prox for KL(π_prox‖π_θ), and the estimator chosen for
-    KL(π_θ‖π_ref); the actions come from π_behav, so all but the first are approximate while the policies differ.
+    KL(π_θ‖π_ref); the actions come from π_behav, so all but the first are approximate while the policies differ. Of
+    Gaussian actions the first is exact, with π_θ in the place of π_prox.
     """
 
     loss: Tensor
@@ -88,7 +116,8 @@ class Objective:
 class Ratios:
     """log π_θ and log u = log π_θ/π_prox, with gradient; log w = log π_prox/π_behav; 0 where `keep_A` is false.
 
-    clip_scale_A: float[A] in (0, 1], what the age of an action leaves of its clip range.
+    clip_scale_A: float[A], the factor on the clip range: what the age of an action leaves of it, and what a closed form
+                  says.
     """
 
     logprobs_A: Tensor
@@ -99,12 +128,20 @@ class Ratios:
 
     def clip(self, config: Ppo | Gspo | Cispo | M2po) -> tuple[Tensor, Tensor]:
         """float[A] each, how far below and above 1 the ratio may go; where there is no bound below, age makes none."""
+        if isinstance(config, Ppo) and config.clip_in == "nats":
+            return -torch.expm1(-config.clip_low * self.clip_scale_A), torch.expm1(config.clip_high * self.clip_scale_A)
         unbounded = config.clip_low >= 1
         low_A = torch.ones_like(self.clip_scale_A) if unbounded else config.clip_low * self.clip_scale_A
         return low_A, config.clip_high * self.clip_scale_A
 
 
-def objective(logprobs_A: Tensor, known: Actions, config: AlgorithmConfig, staleness: StalenessConfig) -> Objective:
+def objective(
+    logprobs_A: Tensor,
+    known: Actions,
+    config: AlgorithmConfig,
+    staleness: StalenessConfig,
+    closed: ClosedForm | None = None,
+) -> Objective:
     """The loss of a micro-batch, and its sums.
 
     u = π_θ/π_prox carries the gradient and is clipped around the proximal policy; w = π_prox/π_behav is detached and
@@ -116,13 +153,15 @@ def objective(logprobs_A: Tensor, known: Actions, config: AlgorithmConfig, stale
     known:      the rest that is known of each action.
     config:     the surrogate, what becomes of the behaviour weight, and the KL term.
     staleness:  the KL budget, and the law by which the clip range shrinks with age.
+    closed:     what is known exactly, of Gaussian actions.
     """
     _check(logprobs_A, known)
     prox_A = logprobs_A.detach() if known.prox_logprobs_A is None else known.prox_logprobs_A.detach()
     log_w_A = log_ratio(prox_A, known.behaviour_logprobs_A.detach(), known.keep_A)
     keep_A = known.keep_A
+    spent_A = k3(torch.zeros_like(log_w_A), log_w_A) if closed is None else closed.behaviour_kl_A
     if staleness.kl_budget is not None:
-        keep_A = kl_budget_mask(log_w_A, known.segment_ids_A, known.num_segments, keep_A, staleness.kl_budget)
+        keep_A = kl_budget_mask(spent_A, known.segment_ids_A, known.num_segments, keep_A, staleness.kl_budget)
     logprobs_A = torch.where(keep_A, logprobs_A.float(), 0.0)
     log_u_A = log_ratio(logprobs_A, prox_A, keep_A)
     behaviour, segments = config.behaviour, (known.segment_ids_A, known.num_segments)
@@ -136,19 +175,30 @@ def objective(logprobs_A: Tensor, known: Actions, config: AlgorithmConfig, stale
         high=behaviour.high,
         cap=behaviour.cap,
     )
-    ratios = Ratios(
-        logprobs_A, log_u_A, log_w_A, keep_A, clip_scale(known.age_A, staleness.clip_law, staleness.clip_rate)
-    )
+    scale_A = clip_scale(known.age_A, staleness.clip_law, staleness.clip_rate)
+    if closed is not None:
+        scale_A = scale_A * closed.clip_scale_A
+    ratios = Ratios(logprobs_A, log_u_A, log_w_A, keep_A, scale_A)
     found = surrogate_of(ratios, known, config.objective)
     weight_A = torch.where(keep_A, known.weight_A.float(), 0.0)
     loss = (weight_A * weights.weight_A * found.loss_A).sum()
-    kl_A = torch.zeros_like(log_w_A)
-    if known.reference_logprobs_A is not None:
-        reference_A = torch.where(keep_A, known.reference_logprobs_A.detach().float(), 0.0)
-        kl_A = ESTIMATORS[config.kl.estimator](logprobs_A, reference_A)
-        if config.kl.where == "loss":
-            loss = loss + config.kl.coefficient * (weight_A * kl_A).sum()
-    return _summed(loss, ratios, known, found.clipped_A, weights.limited_A, kl_A)
+    kl_A = _to_reference(logprobs_A, known, keep_A, config.kl, closed)
+    if config.kl.coefficient > 0 and config.kl.where == "loss":
+        loss = loss + config.kl.coefficient * (weight_A * kl_A).sum()
+    return _summed(loss, ratios, known, found.clipped_A, weights.limited_A, spent_A, kl_A)
+
+
+def _to_reference(
+    logprobs_A: Tensor, known: Actions, keep_A: Tensor, config: KlConfig, closed: ClosedForm | None
+) -> Tensor:
+    """float[A], KL(π_θ‖π_ref) of each action, with gradient; 0 where dropped, and where there is no reference."""
+    if config.estimator == "exact":
+        exact_A = None if closed is None else closed.reference_kl_A
+        return torch.zeros_like(logprobs_A) if exact_A is None else torch.where(keep_A, exact_A, 0.0)
+    if known.reference_logprobs_A is None:
+        return torch.zeros_like(logprobs_A)
+    reference_A = torch.where(keep_A, known.reference_logprobs_A.detach().float(), 0.0)
+    return ESTIMATORS[config.estimator](logprobs_A, reference_A)
 
 
 def surrogate_of(ratios: Ratios, known: Actions, config: ObjectiveConfig) -> Surrogate:
@@ -173,13 +223,21 @@ def surrogate_of(ratios: Ratios, known: Actions, config: ObjectiveConfig) -> Sur
         case TruncatedIs():
             log_r_A = ratios.log_u_A + ratios.log_w_A
             return surrogate.truncated_is(ratios.logprobs_A, log_r_A, advantages_A, config.cap)
+        case Rebel():
+            return surrogate.rebel(ratios.log_u_A, advantages_A, *segments, config.eta)
         case Reinforce():
             return surrogate.reinforce(ratios.logprobs_A, advantages_A)
     raise ValueError(f"there is no objective {config!r}")
 
 
 def _summed(
-    loss: Tensor, ratios: Ratios, known: Actions, clipped_A: Tensor, limited_A: Tensor, kl_A: Tensor
+    loss: Tensor,
+    ratios: Ratios,
+    known: Actions,
+    clipped_A: Tensor,
+    limited_A: Tensor,
+    spent_A: Tensor,
+    kl_A: Tensor,
 ) -> Objective:
     with torch.no_grad():  # dropped actions have log-ratio 0: they add nothing but w = 1
         w_A = ratios.log_w_A.exp() * known.keep_A
@@ -191,7 +249,7 @@ def _summed(
             num_masked=(known.keep_A & ~ratios.keep_A).float().sum(),
             behaviour_weight=w_A.sum(),
             behaviour_weight_squared=w_A.square().sum(),
-            kl_behaviour_prox=k3(torch.zeros_like(w_A), ratios.log_w_A).sum(),
+            kl_behaviour_prox=torch.where(known.keep_A, spent_A, 0.0).sum(),
             kl_prox_theta=k3(torch.zeros_like(w_A), ratios.log_u_A).sum(),
             kl_reference=(kl_A * ratios.keep_A).sum(),
         )

@@ -5,7 +5,7 @@ Legend: S trajectories of a batch, each with one reward.
 
 from collections import deque
 from collections.abc import Collection, Sequence
-from math import fsum, sqrt
+from math import fsum, inf, sqrt
 from typing import Any
 
 import torch
@@ -15,7 +15,7 @@ Key = int | str
 
 
 class PromptStatistics:
-    """The last rewards of each prompt, and how a new one compares: A = (r − mean_key) / (std_key + ε).
+    """The last rewards of each prompt, and how a new one compares: A = (r − mean_key) / (std_key + ε), clipped.
 
     Rewards are compared first, and remembered once `keep` is called: the step that they were for may not be taken.
 
@@ -25,14 +25,20 @@ class PromptStatistics:
     size:      rewards remembered of a prompt.
     min_count: rewards below which a prompt is measured against the batch instead.
     max_keys:  prompts remembered; those longest out of use are forgotten first.
+    clip:      the furthest that an advantage lies from 0, > 0; None for no bound.
     """
 
-    def __init__(self, *, size: int, min_count: int, max_keys: int, eps: float = 1e-6) -> None:
+    def __init__(
+        self, *, size: int, min_count: int, max_keys: int, clip: float | None = None, eps: float = 1e-6
+    ) -> None:
         if not 1 <= min_count <= size:
             raise ValueError(f"min_count is {min_count}, not from 1 to size = {size}")
         if max_keys < 1:
             raise ValueError(f"max_keys is {max_keys}, not positive")
+        if clip is not None and not clip > 0:
+            raise ValueError(f"clip is {clip}, not positive")
         self._size, self._min_count, self._max_keys, self._eps = size, min_count, max_keys, eps
+        self._clip = inf if clip is None else clip
         self._rewards: dict[Key, deque[float]] = {}  # in order of use, the latest last
         self._compared: dict[Key, deque[float]] = {}  # what a batch makes of its prompts' rewards, in the same order
 
@@ -56,7 +62,8 @@ class PromptStatistics:
         advantages = [
             (r - moments[key][0]) / (moments[key][1] + self._eps) for key, r in zip(keys, rewards, strict=True)
         ]
-        return torch.tensor(advantages, dtype=torch.float32, device=rewards_S.device)
+        advantages_S = torch.tensor(advantages, dtype=torch.float32, device=rewards_S.device)
+        return advantages_S.clamp(-self._clip, self._clip)
 
     def update(self, keys: Sequence[Key], rewards_S: Tensor) -> Tensor:
         """`compare`, then `keep`."""

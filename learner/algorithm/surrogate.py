@@ -172,6 +172,37 @@ def reinforce(logprobs_A: Tensor, advantages_A: Tensor) -> Surrogate:
     )
 
 
+def rebel(
+    log_u_A: Tensor, advantages_A: Tensor, segment_ids_A: Tensor, num_segments: int, keep_A: Tensor, eta: float
+) -> Surrogate:
+    """REBEL: L = ((d − d')/η − (A − A'))² for a pair of a group, with d = Σ log u over the actions of a trajectory.
+
+    Regression in place of a policy gradient: the difference of two log-ratios is drawn to that of the rewards, which is
+    that of the advantages. Trajectories 0 and 1 are a pair, 2 and 3, and so on; each action bears its pair's loss. A pair
+    of which one has no kept action teaches nothing.
+
+    Source: Gao et al., arXiv 2404.16767, equation 4; for images, RLCM's code, which compares sums over a whole batch.
+
+    log_u_A:       float[A], log π_θ/π_prox, with gradient.
+    advantages_A:  float[A].
+    segment_ids_A: int64[A], the trajectory of each action.
+    num_segments:  S, even.
+    keep_A:        bool[A], the actions that count.
+    eta:           η > 0: the larger, the further from π_prox.
+    """
+    if num_segments % 2:
+        raise ValueError(f"{num_segments} trajectories are no pairs")
+    partner_S = torch.arange(num_segments, device=log_u_A.device) ^ 1
+    drift_S = segment_sum(torch.where(keep_A, log_u_A, 0.0), segment_ids_A, num_segments)
+    advantage_S = segment_mean(advantages_A.detach(), segment_ids_A, num_segments, keep_A)
+    has_S = segment_sum(keep_A.float(), segment_ids_A, num_segments) > 0
+    error_S = (drift_S - drift_S[partner_S]) / eta - (advantage_S - advantage_S[partner_S])
+    loss_S = torch.where(has_S & has_S[partner_S], error_S.square(), 0.0)
+    return Surrogate(
+        loss_A=torch.where(keep_A, loss_S[segment_ids_A], 0.0), clipped_A=torch.zeros_like(keep_A, dtype=torch.bool)
+    )
+
+
 def _clip(u_A: Tensor, low_A: Tensor | float, high_A: Tensor | float) -> Tensor:
     """float[A], clip(u, 1−ε_lo, 1+ε_hi); in two steps, for one bound may be a number and the other a tensor."""
     return u_A.clamp(min=1.0 - low_A).clamp(max=1.0 + high_A)

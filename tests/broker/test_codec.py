@@ -43,7 +43,7 @@ def trajectories(draw: st.DrawFn) -> TokenTrajectory:
 
 
 @st.composite
-def images(draw: st.DrawFn) -> DenoisingTrajectory:
+def images(draw: st.DrawFn, *, seen: bool = False) -> DenoisingTrajectory:
     num_actions = draw(st.integers(1, 4))
     shape = (num_actions + 1, *draw(st.lists(st.integers(1, 3), min_size=1, max_size=3)))
     dtype, width = draw(st.sampled_from([(np.float16, 16), (np.float32, 32)]))
@@ -62,6 +62,15 @@ def images(draw: st.DrawFn) -> DenoisingTrajectory:
         seed=draw(st.integers(0, 2**64 - 1)),
         reward=draw(st.floats(-1e6, 1e6)),
         reward_parts=draw(st.dictionaries(st.text("ab", max_size=2), st.floats(-1e6, 1e6), max_size=2)),
+        picture=draw(pictures()) if seen else None,
+    )
+
+
+@st.composite
+def pictures(draw: st.DrawFn) -> np.ndarray[Any, np.dtype[np.uint8]]:
+    shape = (draw(st.integers(1, 3)), draw(st.integers(1, 3)), *draw(st.sampled_from([(), (3,)])))
+    return np.frombuffer(draw(st.binary(min_size=int(np.prod(shape)), max_size=int(np.prod(shape)))), np.uint8).reshape(
+        shape
     )
 
 
@@ -146,9 +155,16 @@ def test_a_prompt_comes_back_as_it_was(prompt: Prompt) -> None:
 
 
 @settings(max_examples=80, deadline=None)
-@given(groups_of(trajectories()) | groups_of(images()))
+@given(groups_of(trajectories()) | groups_of(images()) | groups_of(images(seen=True)))
 def test_a_group_comes_back_as_it_was(group: Group[Any]) -> None:
     assert same(decode_group(encode_group(group)), group)
+
+
+def test_of_a_group_all_images_are_seen_or_none() -> None:
+    one, other = images_of().trajectories
+    seen = dataclasses.replace(one, picture=np.zeros((2, 2), np.uint8))
+    with pytest.raises(CodecError, match="some images of a group have a picture, and others none"):
+        encode_group(Group(3, (seen, other)))
 
 
 def test_arrays_that_are_views_of_others_come_back_as_they_were() -> None:

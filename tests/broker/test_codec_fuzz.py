@@ -103,10 +103,15 @@ def image_of(shape: tuple[int, ...], dtype: type[np.floating[Any]], rng: np.rand
     )
 
 
+def shade(rng: np.random.Generator) -> np.ndarray[Any, np.dtype[np.uint8]]:
+    return rng.integers(0, 256, (2, 3, 3)).astype(np.uint8)
+
+
 def valid_messages() -> list[bytes]:
     rng = np.random.default_rng(0)
     answers = tuple(tokens_of([-1] * 5 + [3] * 20 + [4] * 10, rng) for _ in range(4))
     turns = tuple(tokens_of([0, -1, 1, 1, -1, -1, 2, -1] * 3, rng) for _ in range(2))
+    seen = tuple(dataclasses.replace(image_of((3, 4), np.float16, rng), picture=shade(rng)) for _ in range(2))
     halves = tuple(image_of((4, 2, 3, 3), np.float16, rng) for _ in range(3))
     singles = (image_of((2, 5), np.float32, rng), image_of((3, 1), np.float16, rng))
     groups: list[Group[Any]] = [
@@ -114,6 +119,7 @@ def valid_messages() -> list[bytes]:
         Group(2**40, turns),
         Group(4, halves, "rollout-1", 1.0, 2.0),
         Group(5, singles),
+        Group(6, seen),
     ]
     prompts = [
         Prompt(1, 0, 8, {"prompt": "7391", "answer": [1, None, 2.5], "meta": {"a": {"b": [True]}}}),

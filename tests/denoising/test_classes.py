@@ -17,7 +17,7 @@ def pipeline(scheduler: Any = None, **options: Any) -> ClassPipeline:
     return ClassPipeline(moved(in_channels=1), scheduler or LCMScheduler(prediction_type="v_prediction"), **options)
 
 
-def tiny_unet(classes: int | None = 3) -> UNet2DModel:
+def tiny_unet(classes: int | None = 3, *, attention: bool = False) -> UNet2DModel:
     torch.manual_seed(0)
     return UNet2DModel(
         sample_size=8,
@@ -26,7 +26,8 @@ def tiny_unet(classes: int | None = 3) -> UNet2DModel:
         layers_per_block=1,
         block_out_channels=(8, 16),
         norm_num_groups=4,
-        down_block_types=("DownBlock2D", "DownBlock2D"),
+        attention_head_dim=4,
+        down_block_types=("DownBlock2D", "AttnDownBlock2D" if attention else "DownBlock2D"),
         up_block_types=("UpBlock2D", "UpBlock2D"),
         num_class_embeds=classes,
     )

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.distributions import Normal, kl_divergence
 
-from areal.denoising.gaussian import divergence, effective_share, log_density
+from areal.denoising.gaussian import divergence, entropy, log_density
 
 
 def drawn(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -48,4 +48,10 @@ def test_the_share_that_weights_leave_is_that_of_samples() -> None:
     ones = std.expand(len(x))
     weights = (log_density(x, other.expand_as(x), ones) - log_density(x, mean.expand_as(x), ones)).exp()
     share = weights.sum() ** 2 / weights.square().sum() / len(x)
-    assert effective_share(divergence(mean, other, std)).item() == pytest.approx(share.item(), rel=0.01)
+    assert math.exp(-2 * divergence(mean, other, std).item()) == pytest.approx(share.item(), rel=0.01)
+
+
+def test_an_entropy_is_that_of_the_distribution() -> None:
+    std = torch.tensor([0.3, 1.0])
+    wanted = 6 * Normal(torch.zeros(2), std).entropy()
+    torch.testing.assert_close(entropy(std, 6), wanted)

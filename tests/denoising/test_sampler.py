@@ -4,8 +4,10 @@ from diffusers import CMStochasticIterativeScheduler, LCMScheduler
 from torch import Tensor
 from torch.distributions import Normal
 
+from areal.broker.errors import EngineError
 from areal.denoising.gaussian import like
-from areal.denoising.sampler import Chain, Noise, sample
+from areal.denoising.noise import Noise
+from areal.denoising.sampler import Chain, sample
 from areal.denoising.schedule import Schedule, schedule_of
 
 SHAPE = (2, 3, 3)
@@ -66,3 +68,14 @@ def test_a_group_may_share_what_it_begins_with() -> None:
 def test_an_image_in_one_evaluation_takes_no_action() -> None:
     chain = made(SCHEDULES[0], count=1)
     assert chain.logprobs.shape == (0, 2) and chain.latents.shape == (1, 2, *SHAPE)
+
+
+def test_a_network_that_says_no_number_is_stopped_at_once() -> None:
+    def spoilt(x: Tensor, level: Tensor) -> Tensor:
+        clean = denoise(x, level)
+        clean[1, 0, 0, 0] = torch.inf if int(level[0]) < 500 else 0.0
+        return clean
+
+    schedule = SCHEDULES[0]
+    with pytest.raises(EngineError, match=r"at level \d+ is not finite for 1 of 2 images.*model.dtype=bfloat16"):
+        sample(spoilt, schedule, schedule.levels(4), Noise((3, 4), SHAPE))

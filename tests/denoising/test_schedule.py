@@ -88,6 +88,16 @@ def test_more_levels_than_there_are_are_refused(scheduler: Any) -> None:
         schedule_of(scheduler).levels(60)
 
 
+def test_no_step_leads_to_the_last_level_of_consistency_models_where_it_would_draw_no_noise() -> None:
+    schedule = schedule_of(CMStochasticIterativeScheduler(num_train_timesteps=40))
+    with pytest.raises(ModelError, match="an image cannot be made in 40 steps: 1 to 39 are possible"):
+        schedule.levels(40)
+    levels = schedule.levels(39)
+    assert levels == list(range(39))
+    assert (schedule.target(torch.tensor(levels))[1] > 0.002).all()  # σ_min
+    assert schedule_of(CMStochasticIterativeScheduler(num_train_timesteps=1)).levels(1) == [0]
+
+
 def test_a_scheduler_of_no_consistency_model_is_refused() -> None:
     with pytest.raises(ModelError, match="is a DDIMScheduler, and a consistency model is sampled by LCMScheduler"):
         schedule_of(DDIMScheduler())

@@ -14,7 +14,7 @@ QUICKSTART = CONFIGS / "quickstart.yaml"
     [
         ("learner.stpes=3", 2, "unknown key learner.stpes; did you mean learner.steps?"),
         ("learner.steps=many", 2, "learner.steps: Input should be a valid integer"),
-        ("model.path=models/sorted", 1, "Did you mean"),
+        ("model.path=models/sorted", 2, "Did you mean"),
         ("dataset.source=srot", 2, "did you mean sort?"),
         ("rewards.functions=[{name: sotr}]", 2, "did you mean 'sort'"),
         ("broker.url=redis://127.0.0.1:1/0", 1, "redis at 127.0.0.1:1 did not answer"),

@@ -1,4 +1,4 @@
-"""A real language model on the same path: SmolLM2-135M-Instruct, bfloat16, LoRA."""
+"""A real language model on the same path: SmolLM2-135M-Instruct, LoRA."""
 
 import json
 

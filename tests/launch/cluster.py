@@ -11,7 +11,7 @@ from areal.broker.rollcall import Heard, Member
 from areal.launch import supervisor
 from areal.launch.config import ClusterConfig
 from areal.launch.roles import RoleSpec
-from areal.launch.supervisor import Supervisor
+from areal.launch.supervisor import NOTHING, Beside, Supervisor
 
 
 @dataclass(eq=False)
@@ -109,6 +109,8 @@ class Cluster:
         ranks: int = 2,
         workers: int = 1,
         ray: FakeRay | None = None,
+        address: str | None = "auto",
+        beside: Beside = NOTHING,
     ) -> None:
         self.ray = ray or FakeRay()
         self.now = 1000.0
@@ -116,9 +118,10 @@ class Cluster:
         self.told: list[str] = []
         learners = ["learner", *(f"learner-{rank}" for rank in range(1, ranks))]
         self.supervisor = Supervisor(
-            ClusterConfig(address="auto", max_restarts=3),
+            ClusterConfig(address=address, max_restarts=3),
             [[spec(name) for name in learners], *([spec(f"rollout-{index}")] for index in range(workers))],
             gpus_per_engine=1,
+            beside=beside,
             heard=lambda: self.heard,
         )
         monkeypatch.setitem(sys.modules, "ray", self.ray)  # type: ignore[arg-type]

@@ -14,8 +14,11 @@ from areal.launch.roles import RoleSpec
 
 @pytest.fixture
 def actor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RoleActor:
-    """Of a role on the node 10.1.2.3."""
-    ray = SimpleNamespace(util=SimpleNamespace(get_node_ip_address=lambda: "10.1.2.3"))
+    """Of a role on the node 10.1.2.3, whose Ray is led from 10.1.2.9."""
+    ray = SimpleNamespace(
+        util=SimpleNamespace(get_node_ip_address=lambda: "10.1.2.3"),
+        get_runtime_context=lambda: SimpleNamespace(gcs_address="10.1.2.9:6379"),
+    )
     monkeypatch.setitem(sys.modules, "ray", ray)  # type: ignore[arg-type]
     return RoleActor(RoleSpec("learner", {}, "model", "redis://x", str(tmp_path), "key"))
 
@@ -31,9 +34,10 @@ def be(body: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_role_is_told_the_address_of_its_node(
     actor: RoleActor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    be("print(sys.stdin.read())", tmp_path, monkeypatch)
+    be("print(sys.stdin.read())\nprint(os.environ['RAY_ADDRESS'])", tmp_path, monkeypatch)
     actor.run()
-    assert json.loads((tmp_path / "logs" / "learner.log").read_text())["host"] == "10.1.2.3"
+    spec, address = (tmp_path / "logs" / "learner.log").read_text().splitlines()
+    assert json.loads(spec)["host"] == "10.1.2.3" and address == "10.1.2.9:6379"
 
 
 @pytest.mark.parametrize(

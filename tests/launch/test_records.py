@@ -111,6 +111,24 @@ def test_worker_numbers_are_summed_over_its_processes() -> None:
     assert (summary["update_pause_ms_p50"], summary["update_pause_ms_max"]) == (4.0, 9.0)
 
 
+def test_what_rewards_count_is_summed_over_processes_and_invocations() -> None:
+    assert Tally(0.0).summary()["reward_counters"] == {}
+    first = Tally(0.0)
+    first.add(worker(10, 0, 1, 1))  # as an older worker tells it
+    first.add(worker(11, 0, 1, 1, reward_counters={"requests": 2.0}))
+    first.add(worker(12, 0, 1, 1, reward_counters={"requests": 5.0, "cost": 0.5}))
+    first.add(worker(13, 0, 1, 1, incarnation="b", reward_counters={"requests": 1.0, "cost": 0.25, "other": 4.0}))
+    summary = first.summary()
+    assert summary["reward_counters"] == {"requests": 6.0, "cost": 0.75, "other": 4.0}
+    second = Tally(100.0, invocations=summary["invocations"])
+    second.add(worker(101, 0, 1, 1, incarnation="c", reward_counters={"cost": 1.0, "new": 1.0}))
+    assert second.summary()["reward_counters"] == {"requests": 6.0, "cost": 1.75, "other": 4.0, "new": 1.0}
+    earlier = [
+        {key: value for key, value in each.items() if key != "reward_counters"} for each in summary["invocations"]
+    ]
+    assert Tally(100.0, invocations=earlier).summary()["reward_counters"] == {}
+
+
 def test_tokens_per_second_from_the_first_step_to_the_last() -> None:
     tally = Tally(0.0)
     tally.add(worker(10, 1000, 1, 1))

@@ -4,7 +4,7 @@ import pytest
 
 from areal.broker.errors import ArealError, ConfigError, DeadlineExceeded, ModelError, ProcessDied, RoleDied
 from areal.launch.company import TELL_S
-from areal.launch.supervisor import PLACE_TIMEOUT_S, STEADY_S
+from areal.launch.supervisor import PLACE_TIMEOUT_S, STEADY_S, Beside
 
 from .cluster import Cluster, FakeRay
 
@@ -41,6 +41,21 @@ def test_with_too_few_gpus_nothing_is_placed(monkeypatch: pytest.MonkeyPatch) ->
     with pytest.raises(ConfigError, match="the cluster has 8 GPUs, and this run wants 9"):
         cluster.start()
     assert cluster.ray.lives == {}
+
+
+def test_what_roles_place_besides_has_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    """40 processes of rewards: of a Ray that is started here they have the cores, of any they have their GPUs."""
+    beside = Beside(40, 1.5, {"judge": 2})
+    here = Cluster(monkeypatch, address=None, beside=beside).start()
+    assert here.ray.options["num_cpus"] == 43 and here.ray.options["resources"] == {"judge": 2}
+    shared = Cluster(monkeypatch, ranks=1, workers=2, ray=FakeRay(gpus=4), beside=beside).start()
+    assert {name: lives[0].gpus for name, lives in shared.ray.lives.items()} == {
+        "learner": 1,
+        "rollout-0": 0.5,
+        "rollout-1": 0.5,
+    }
+    with pytest.raises(ConfigError, match=r"has 2 GPUs, and the rewards alone want 1.5 \(rewards.resources.gpus"):
+        Cluster(monkeypatch, ray=FakeRay(gpus=2), beside=beside).start()
 
 
 def test_ranks_do_not_meet_on_a_loopback_of_several_nodes(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,8 +11,8 @@ from areal.launch.config import RunConfig, to_yaml
 from areal.learner.best import BestWeights
 from areal.learner.checkpoint import CheckpointStore, LearnerState, Snapshot
 from areal.learner.config import LoraConfig, ModelConfig
-from areal.learner.policy import TokenPolicy
 from areal.learner.ranks import ALONE
+from areal.learner.token_policy import TokenPolicy
 
 from ..learner.test_merge import own_logits
 from ..learner.test_trainer import save_tiny_llama

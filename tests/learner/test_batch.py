@@ -72,3 +72,14 @@ def test_a_rank_with_nothing_to_do_keeps_the_others_company() -> None:
     assert (idle.counts, idle.packed.tokens.tolist()) == (False, [10, 11])
     assert (busy.padding, idle.padding) == (0, 2)
     assert microbatches(batch, [], 100, Ranks(1, 2)) == []
+
+
+def test_pairs_of_a_group_share_a_pass_and_an_odd_one_gets_none() -> None:
+    three = Group(1, tuple(answered([-1, 0], reward) for reward in (0.0, 1.0, 2.0)))
+    batch = Batch.of([three, GROUPS[0], GROUPS[1]])  # groups of 3, 2 and 1
+    passes = microbatches(batch, range(6), 4, pairs=True)
+    assert sorted(micro.index_M.tolist() for micro in passes) == [[0, 1], [3, 4, 5]]
+    both = microbatches(batch, [0, 2, 3, 4], 100, pairs=True)
+    assert [(micro.index_M.tolist(), micro.packed.num_segments) for micro in both] == [([0, 2, 3, 4, 5], 4)]
+    busy, idle = (microbatches(batch, [3, 4], 100, Ranks(rank, 2), pairs=True)[0] for rank in range(2))
+    assert (busy.counts, idle.counts, idle.packed.num_segments) == (True, False, 2)

@@ -50,7 +50,7 @@ def trained(seed: int, steps: int = 150) -> ConsistencyMlp:
     labels = torch.arange(64) % 2
     images = (labels - 0.5).reshape(-1, 1, 1, 1).expand(-1, 1, 2, 2) + 0.02 * torch.randn(64, 1, 2, 2)
     config = ConsistencyConfig(output=Path("unused"), steps=steps, batch_size=64, lr=5e-3, ema=0.95)
-    train(network, SCHEDULE, images, labels, config, num_levels=NUM_LEVELS)
+    train(network, SCHEDULE, images_ND=images, labels_N=labels, config=config, num_levels=NUM_LEVELS)
     return network
 
 

@@ -25,6 +25,19 @@ def write(tmp_path: Path) -> Write:
     return write
 
 
+def test_classes_come_as_often_and_in_an_order_of_the_seed() -> None:
+    data = Dataset(DatasetConfig(source="digits", eval_size=12, seed=3))
+    rows = [data.train_row(position) for position in range(40)]
+    for epoch in range(4):
+        assert sorted(row["label"] for row in rows[10 * epoch : 10 * epoch + 10]) == list(range(10))
+    assert rows[:10] != rows[10:20] and rows[4] == {"prompt": str(rows[4]["label"]), "label": rows[4]["label"]}
+    assert [data.identity(position) for position in range(40)] == [row["label"] for row in rows]
+    assert (data.num_rows, data.epoch(10)) == (10, 1)
+    assert [row["label"] for row in data.eval_rows()] == [*range(10), 0, 1]
+    other = Dataset(DatasetConfig(source="digits", seed=4))
+    assert rows != [other.train_row(position) for position in range(40)]
+
+
 def numbered(count: int) -> list[dict[str, Any]]:
     return [{"prompt": f"{index} é", "answer": index} for index in range(count)]
 
@@ -133,6 +146,6 @@ def test_holding_out_every_row_is_refused(write: Write) -> None:
 
 
 def test_more_held_out_rows_than_their_file_has_are_refused(write: Write) -> None:
-    source = write(*numbered(3))
+    evaluation = write(*numbered(3), name="eval.jsonl")
     with pytest.raises(ConfigError, match=r"eval_size: 4 rows wanted, but .* has 3"):
-        Dataset(DatasetConfig(source=source, eval_source=source, eval_size=4))
+        Dataset(DatasetConfig(source="sort", eval_source=evaluation, eval_size=4))

@@ -70,6 +70,13 @@ def test_reinforce_pp_normalises_what_is_to_come_over_the_tokens() -> None:
         assert found == pytest.approx(((values - values.mean()) / values.std()).tolist(), abs=1e-4)
 
 
+def test_per_prompt_advantages_are_clipped() -> None:
+    """Measured against the batch, 1, 0, 4 and 2, of mean 7/4 and variance 35/16: −0.51, −1.18, 1.52 and 0.17."""
+    found = advantages(advantage={"name": "per_prompt", "min_count": 3, "memory": 8, "clip": 1.0})
+    first, last = -0.75 / (35 / 16) ** 0.5, 0.25 / (35 / 16) ** 0.5
+    assert found == pytest.approx([first, first, -1, 1, last, last], abs=1e-5)
+
+
 def test_per_prompt_statistics_are_kept_between_steps_and_over_a_resume() -> None:
     config = {"advantage": {"name": "per_prompt", "min_count": 3, "memory": 8}}
     first = estimator(**config)

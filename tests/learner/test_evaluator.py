@@ -1,6 +1,6 @@
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,7 @@ from areal.broker.config import BrokerConfig
 from areal.broker.keys import LaneKeys
 from areal.broker.lane import Lane
 from areal.broker.tickets import Tickets
-from areal.broker.trajectory import NOT_AN_ACTION, DenoisingTrajectory, Group, Prompt, TokenTrajectory
+from areal.broker.trajectory import NOT_AN_ACTION, Group, Prompt, TokenTrajectory
 from areal.learner.evaluator import Evaluator
 
 ROWS = [{"prompt": str(i)} for i in range(4)]
@@ -43,10 +43,10 @@ class Stage:
         self.warnings: list[str] = []
         self.evaluator = self.new()
 
-    def new(self, rows: list[dict[str, Any]] = ROWS) -> Evaluator:
+    def new(self, rows: list[dict[str, Any]] = ROWS, **options: Any) -> Evaluator:
         self.epoch = self.bulletin.lead()
         report, warn = self.reports.append, self.warnings.append
-        return Evaluator(self.lane, rows, samples=2, epoch=self.epoch, report=report, warn=warn)
+        return Evaluator(self.lane, rows, samples=2, epoch=self.epoch, report=report, warn=warn, **options)
 
     def serve(self, count: int, *, failing: Callable[[Prompt], bool] = lambda _: False) -> None:
         for lease in self.tickets.lease("w", count=count, timeout_s=1):
@@ -99,20 +99,39 @@ def test_dead_lettered_rows_do_not_hold_a_round_up(stage: Stage) -> None:
     assert stage.reports[0]["unanswered"] == 2
 
 
-def test_images_spoil_one_round_and_not_the_next(stage: Stage) -> None:
+def test_what_is_seen_of_the_answers_is_reported_too(stage: Stage) -> None:
+    stage.evaluator = stage.new(
+        examine=(lambda step, rows: {"step_seen": step}, lambda _, rows: {"rows": sorted(rows)})
+    )
     stage.evaluator.begin(step=10, version=3)
-    latents, timesteps, logprobs = np.zeros((2, 4), np.float16), np.array([999, 499], np.int32), np.zeros(1, np.float32)
-    image = DenoisingTrajectory(latents, timesteps, logprobs, 3, {}, guidance=1.0, seed=0, reward=1.0)
-    (lease,) = stage.tickets.lease("w", count=1, timeout_s=1)
-    stage.tickets.complete(lease, Group(lease.prompt.id, (image,), "w"))
-    stage.serve(3)
+    stage.serve(4, failing=lambda prompt: prompt.row["prompt"] == "1")
     assert stage.evaluator.finish(5)
-    (warning,) = stage.warnings
-    assert warning.startswith("the evaluation of step 10 failed: ")
-    assert stage.evaluator.begin(step=20, version=3)
+    assert (stage.reports[0]["step_seen"], stage.reports[0]["rows"]) == (10, [0, 2, 3])
+
+
+def test_who_fails_to_look_costs_what_it_would_have_found_and_not_the_reward(stage: Stage) -> None:
+    def judge(step: int, rows: Mapping[int, Group[Any]]) -> dict[str, Any]:
+        raise ValueError("they have no label")
+
+    stage.evaluator = stage.new(examine=(judge, lambda step, rows: {"pictures": step}))
+    for step in (10, 20):
+        assert stage.evaluator.begin(step=step, version=3)
+        stage.serve(4)
+        assert stage.evaluator.finish(5)
+    assert [(report["accuracy"], report["pictures"]) for report in stage.reports] == [(0.25, 10), (0.25, 20)]
+    assert stage.warnings[0] == "the evaluation of step 10 is reported without all its measurements: they have no label"
+    assert len(stage.warnings) == 2
+
+
+def test_a_round_that_cannot_be_reported_is_warned_of(stage: Stage) -> None:
+    def report(record: dict[str, Any]) -> None:
+        raise OSError("the disk is full")
+
+    evaluator = Evaluator(stage.lane, ROWS, samples=2, epoch=stage.epoch, report=report, warn=stage.warnings.append)
+    evaluator.begin(step=10, version=3)
     stage.serve(4)
-    assert stage.evaluator.finish(5)
-    assert [report["step"] for report in stage.reports] == [20]
+    assert evaluator.finish(5)
+    assert stage.warnings == ["the evaluation of step 10 failed: the disk is full"]
 
 
 def test_a_round_of_an_earlier_learner_is_not_mixed_in(stage: Stage) -> None:

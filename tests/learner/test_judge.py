@@ -25,6 +25,11 @@ def test_pictures_that_are_all_the_same_have_no_distance_that_is_no_number() -> 
     assert frechet(np.zeros((9, 4)), np.ones((9, 4))) == pytest.approx(4)
 
 
+@pytest.mark.parametrize(("left", "right"), [(1, 9), (9, 1), (0, 9)])
+def test_fewer_than_two_pictures_have_no_distance(left: int, right: int) -> None:
+    assert frechet(np.zeros((left, 4)), np.ones((right, 4))) is None
+
+
 def test_diversity_is_within_a_class() -> None:
     """Of two classes, one with pictures at 0 and 2, the other with two alike: the mean square is (1 + 1 + 0 + 0)/4."""
     pictures = np.array([[0.0], [2.0], [7.0], [7.0]])
@@ -33,7 +38,7 @@ def test_diversity_is_within_a_class() -> None:
 
 @pytest.fixture(scope="module")
 def digits() -> tuple[Pictures, Pictures]:
-    return load_pictures("digits", 8).split()
+    return load_pictures("digits", 8, key="evaluation.judge").split()
 
 
 def test_real_digits_are_found_good(digits: tuple[Pictures, Pictures]) -> None:

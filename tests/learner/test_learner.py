@@ -37,13 +37,13 @@ from areal.learner.config import (
 )
 from areal.learner.dataset import Dataset
 from areal.learner.learner import Learner
-from areal.learner.policy import TokenPolicy
 from areal.learner.pupil import Pupil
 from areal.learner.ranks import ALONE
 from areal.learner.recording import Recording
 from areal.learner.replay import Replay
 from areal.learner.settings import LearnerSettings
 from areal.learner.shards import Shards
+from areal.learner.token_policy import TokenPolicy
 from areal.learner.trainer import Taken
 
 from .test_trainer import VOCAB, save_tiny_llama

@@ -14,8 +14,8 @@ from areal.learner.attention import Segments
 from areal.learner.checkpoint import CheckpointStore, LearnerState
 from areal.learner.config import LoraConfig, ModelConfig
 from areal.learner.merge import Mixture, by_metric, combined, normalised, with_adapters
-from areal.learner.policy import TokenPolicy
 from areal.learner.ranks import ALONE
+from areal.learner.token_policy import TokenPolicy
 
 from .test_trainer import VOCAB, save_tiny_llama
 

@@ -4,9 +4,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from areal.learner.policy import TokenPolicy
 from areal.learner.pupil import Pupil
 from areal.learner.ranks import Ranks
+from areal.learner.token_policy import TokenPolicy
 
 from .lessons import lesson
 from .test_trainer import save_tiny_llama

@@ -12,7 +12,7 @@ SMALL_MODELS = ("sort", "count")
 def test_rows_follow_from_the_random_state(name: str) -> None:
     first, second = (PROBLEMS[name].row(Random("state")) for _ in range(2))
     assert first == second
-    assert set(first) == {"prompt", "answer"}
+    assert {"prompt", "answer"} <= set(first)
 
 
 @pytest.mark.parametrize(

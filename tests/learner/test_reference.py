@@ -4,8 +4,8 @@ import torch
 
 from areal.learner.config import LoraConfig, ModelConfig
 from areal.learner.packing import pack
-from areal.learner.policy import TokenPolicy
 from areal.learner.reference import reference_of
+from areal.learner.token_policy import TokenPolicy
 
 from .test_trainer import answered_with, save_tiny_llama
 

@@ -3,10 +3,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from areal.broker.trajectory import DenoisingTrajectory, Group, TokenTrajectory
+from areal.broker.trajectory import Group, TokenTrajectory
 from areal.learner.algorithm.config import ShapingConfig
 from areal.learner.batch import Batch
-from areal.learner.screen import constant_groups, unfit
+from areal.learner.screen import constant_groups
 
 
 def answered(*rewards: float, token: int = 3) -> Group[Any]:
@@ -19,17 +19,6 @@ def answered(*rewards: float, token: int = 3) -> Group[Any]:
             for reward in rewards
         ),
     )
-
-
-def test_a_token_outside_the_vocabulary_is_named() -> None:
-    assert unfit(answered(1.0, token=23), vocab_size=24) is None
-    assert unfit(answered(1.0, token=24), 24) == "prompt 7 has token 24, the vocabulary only 24 of them"
-
-
-def test_images_are_not_for_a_token_policy() -> None:
-    latents, timesteps, logprobs = np.zeros((2, 4), np.float16), np.array([999, 499], np.int32), np.zeros(1, np.float32)
-    image = DenoisingTrajectory(latents, timesteps, logprobs, 0, {}, guidance=1.0, seed=0, reward=1.0)
-    assert unfit(Group(9, (image,)), 24) == "prompt 9 was answered with images, and this policy learns from tokens"
 
 
 @pytest.mark.parametrize(("rewards", "constant"), [((1.0,), True), ((0.5, 0.5), True), ((0.5, 0.5, 0.25), False)])

@@ -19,9 +19,9 @@ from areal.learner.estimate import Estimator
 from areal.learner.optimizer import Optimizer
 from areal.learner.packing import pack
 from areal.learner.plan import Recipe
-from areal.learner.policy import TokenPolicy
 from areal.learner.ranks import ALONE, Ranks
 from areal.learner.reference import reference_of
+from areal.learner.token_policy import TokenPolicy
 from areal.learner.trainer import Trainer
 
 VOCAB = 24
@@ -339,6 +339,21 @@ def test_current_and_interpolated_proximal_policies_agree_on_the_first_update(fo
         other = weights_after(folder, algorithm={"proximal": proximal})
         for name, weight in first.items():
             torch.testing.assert_close(weight, other[name], rtol=1e-4, atol=1e-6)
+
+
+def test_ppo_that_is_not_decoupled_is_centred_on_what_sampled(folder: Path) -> None:
+    """Then w is 1, and the ratio to the centre is what w was."""
+    options = {"objective": {"clip_low": 0.99, "clip_high": 99.0}, "behaviour": {"high": 100.0}}
+    decoupled, centred = (
+        made(folder, algorithm=options | {"proximal": proximal}) for proximal in ("current", "behaviour")
+    )
+    groups = off_policy(batch(decoupled[0]), seed=1)
+    of_decoupled = decoupled[1].step(groups, step=0, version=0).measured
+    of_centred = centred[1].step(groups, step=0, version=0).measured
+    assert of_decoupled["behaviour_weight_mean"] != pytest.approx(1.0, abs=1e-3)
+    assert of_centred["behaviour_weight_mean"] == 1.0
+    assert of_centred["kl_prox_current"] == pytest.approx(of_decoupled["kl_behaviour_prox"], rel=1e-4)
+    assert of_centred["loss"] == pytest.approx(of_decoupled["loss"], rel=1e-4)
 
 
 def mixed_in_age(policy: TokenPolicy) -> list[Group]:

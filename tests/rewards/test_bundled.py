@@ -2,6 +2,7 @@ from typing import Any
 
 import pytest
 
+from areal.broker.errors import RewardError
 from areal.rewards.after_hash import after_hash
 from areal.rewards.arithmetic import arithmetic
 
@@ -60,5 +61,5 @@ def test_arithmetic(completion: str, answer: Any, earned: float) -> None:
 
 
 def test_arithmetic_refuses_a_row_without_a_number() -> None:
-    with pytest.raises(ValueError, match="'none' holds no number"):
+    with pytest.raises(RewardError, match="'none' of a row holds no number"):
         arithmetic("7", "none")

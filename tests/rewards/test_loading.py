@@ -8,9 +8,8 @@ from areal.rewards.loading import BUNDLED, load_object, load_reward
 
 
 def test_bundled_names_load() -> None:
-    assert {name: callable(load_reward(name)) for name in BUNDLED} == dict.fromkeys(
-        ["sort", "count", "arithmetic"], True
-    )
+    assert {"sort", "count", "arithmetic", "jpeg_compressibility", "classifier"} <= BUNDLED.keys()
+    assert all(callable(load_reward(name)) for name in BUNDLED)
 
 
 def test_a_file_is_loaded_from_the_working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -45,15 +44,18 @@ def test_an_entry_point_is_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     (info / "entry_points.txt").write_text("[areal.rewards]\ntheirs = their_reward:f\n")
     monkeypatch.setattr(sys, "path", [*sys.path, str(tmp_path)])
     assert load_reward("theirs")() == 3
-    with pytest.raises(ConfigError, match=r"did you mean 'theirs'\? available: arithmetic, count, sort, theirs"):
+    with pytest.raises(ConfigError, match=r"did you mean 'theirs'\? available: .*arithmetic, .*count, .*sort, theirs"):
         load_reward("their")
 
 
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
-        ("srot", r"no reward 'srot'; did you mean 'sort'\? available: arithmetic, count, sort.*\./file\.py:function"),
-        ("zzz", r"no reward 'zzz'; available: arithmetic, count, sort"),
+        (
+            "srot",
+            r"no reward 'srot'; did you mean 'sort'\? available: .*arithmetic, .*count, .*sort.*\./file\.py:function",
+        ),
+        ("zzz", r"no reward 'zzz'; available: .*arithmetic, .*count, .*sort"),
         ("{folder}/mine.py:brevty", r"mine\.py has no 'brevty'; did you mean 'brevity'\? available: brevity, length"),
         ("{folder}/mien.py:brevity", r"no file .*/mien\.py; did you mean 'mine\.py'\?"),
         ("{folder}/mine.py:limit", r"is a int, not a function"),

@@ -219,7 +219,7 @@ def test_a_process_that_ends_at_import_is_told_by_start(tmp_path: Path) -> None:
 
 def test_an_import_that_hangs_is_told_by_start(tmp_path: Path) -> None:
     (tmp_path / "slow.py").write_text("import time\ntime.sleep(600)\n")
-    pool = RewardPool(RewardsConfig(functions=[{"name": f"{tmp_path}/slow.py:f"}]), start_timeout_s=0.5)
+    pool = RewardPool(RewardsConfig(functions=[{"name": f"{tmp_path}/slow.py:f"}], start_timeout_s=0.5))
     with pytest.raises(RewardError, match=r"did not start: timed out after 0\.5 s"):
         asyncio.run(pool.start())
     assert reward_processes() == []

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from areal.broker.errors import ConfigError, RewardError
-from areal.rewards.reward import Score, checked, combine, prepare, short_names
+from areal.rewards.reward import Score, begins_with, checked, combine, prepare, short_names
 
 ROW = {"answer": "7", "level": 2, "prompt": "the row's own", "completion": "the row's own"}
 
@@ -44,6 +44,16 @@ def test_arguments_that_do_not_fit_are_refused_when_loaded() -> None:
         prepare("f", lambda **row: 0, {"prompt": "mine"})
     with pytest.raises(ConfigError, match="parameters without a name"):
         prepare("f", lambda text, /: 0, {})
+
+
+def test_no_column_changes_what_a_function_begins_with() -> None:
+    @begins_with(lambda level, size: None)
+    def f(completion: str, answer: str, *, level: int = 1, size: int = 3, **row: Any) -> Any:
+        return answer, level, size, sorted(row)
+
+    assert prepare("f", f, {"size": 4})("p", "c", ROW | {"size": 5}) == ("7", 1, 4, ["prompt"])
+    with pytest.raises(ConfigError, match=r"cannot be given the argument 'sizes'; its parameters: .*'size'"):
+        prepare("f", f, {"sizes": 4})
 
 
 @pytest.mark.parametrize("value", [True, 1, 1.0, Fraction(1), np.float32(1), np.int64(1)])

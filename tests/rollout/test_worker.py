@@ -116,6 +116,7 @@ class Stage:
         self.folder = folder
         self.store = WeightStore(client, run, SharedDirectory(folder))
         self.engine, self.workflow = EchoEngine(), Echo()
+        self.counters: dict[str, float] = {}
 
     def publish(self, version: int) -> None:
         self.store.publish(version, lambda to: write(to, str(version)), epoch=self.epoch)
@@ -133,7 +134,8 @@ class Stage:
             Served(Tickets(self.client, self.run, "eval", BROKER), 2),
             Served(Tickets(self.client, self.run, "train", BROKER), 2),
         )
-        return RolloutWorker(name, Parts(engine, self.workflow, follower, lanes, self.bulletin), settings, BROKER)
+        parts = Parts(engine, self.workflow, follower, lanes, self.bulletin, counters=self.counters)
+        return RolloutWorker(name, parts, settings, BROKER)
 
     def groups(self, lane: Lane) -> list[Group]:
         return [d.group for d in lane.take("0", count=100, timeout_s=0.01)[0]]
@@ -195,6 +197,19 @@ def test_groups_of_both_lanes_are_completed(stage: Stage) -> None:
     assert (record["version"], record["weight_updates"], record["retries"]) == (0, 1, 0)
     assert 0 < record["busy_s"] <= record["alive_s"]
     assert (stage.engine.starts, stage.engine.stops) == (1, 1)
+
+
+def test_what_rewards_count_is_reported_with_the_rest(stage: Stage) -> None:
+    stage.publish(0)
+    stage.issue(stage.train, 1)
+
+    async def scene() -> None:
+        await until(lambda: any("reward_counters" in record for record in stage.records("worker")))
+        stage.counters |= {"judge_requests": 7.0}
+
+    play(stage, scene)
+    records = stage.records("worker")
+    assert records[0]["reward_counters"] == {} and records[-1]["reward_counters"] == {"judge_requests": 7.0}
 
 
 def test_a_prompt_waits_for_its_version(stage: Stage) -> None:

@@ -7,6 +7,7 @@ import pytest
 
 from areal.broker.errors import ConfigError, EngineDied
 from areal.broker.trajectory import Prompt
+from areal.rewards.grading import Answer, Grading
 from areal.rewards.reward import Score
 from areal.rollout.config import RolloutConfig
 from areal.rollout.engine import Completion, Engine, Request
@@ -28,8 +29,19 @@ class Letters:
 
 
 class Lengths:
-    async def score(self, prompt: str, completion: str, row: dict[str, Any]) -> Score:
-        return Score(float(len(completion)), {"length": float(len(completion))})
+    def sees_group(self, row: dict[str, Any]) -> bool:
+        return True
+
+    def grading(self, prompt: str, row: dict[str, Any], size: int) -> Grading:
+        return Grading(self, prompt, row, size)
+
+    async def of_one(self, prompt: str, completion: str, row: dict[str, Any]) -> Score:
+        assert (prompt, row["max_tokens"]) == ("ab", row["limit"]) and row["finish_reason"] == "stop"
+        return Score(float(len(completion)), {"length": float(row["num_tokens"])})
+
+    async def of_all(self, prompt: str, answers: list[Answer], row: dict[str, Any]) -> list[Score]:
+        longest = max(known["num_tokens"] for _, known in answers)
+        return [Score(0.5, {"longest": float(longest)}) for _ in answers]
 
 
 class Speller:
@@ -90,9 +102,11 @@ def test_a_trajectory_is_prompt_then_answer() -> None:
 def test_a_single_turn_samples_and_scores_the_group() -> None:
     engine = Speller()
     workflow = SingleTurn(tools(sampling={"max_tokens": 5, "temperature": 0.5, "stop": ["."]}))
-    made = asyncio.run(workflow.run(Prompt(0, 0, 3, {"prompt": "ab"}), engine))
+    made = asyncio.run(workflow.run(Prompt(0, 0, 3, {"prompt": "ab", "limit": 5}), engine))
     assert engine.requests == [Request((0, 97, 98), 5, 0.5, (".",))] * 3
-    assert all(t.reward == t.reward_parts["length"] for t in made)
+    assert [(t.reward, t.reward_parts) for t in made] == [
+        (length + 0.5, {"length": length, "longest": 3.0}) for length in (1.0, 2.0, 3.0)
+    ]
 
 
 def test_when_one_answer_fails_the_others_are_not_left_running() -> None:
@@ -100,7 +114,7 @@ def test_when_one_answer_fails_the_others_are_not_left_running() -> None:
 
     async def scene() -> None:
         with pytest.raises(EngineDied):
-            await SingleTurn(tools()).run(Prompt(0, 0, 4, {"prompt": "ab"}), engine)
+            await SingleTurn(tools()).run(Prompt(0, 0, 4, {"prompt": "ab", "limit": 256}), engine)
         await asyncio.sleep(0)
         await asyncio.sleep(0)
         assert len(asyncio.all_tasks()) == 1

@@ -7,11 +7,12 @@ import torch
 from torch import Tensor
 
 from areal.learner.algorithm.config import AlgorithmConfig
-from areal.learner.algorithm.objective import Actions, Objective, objective
+from areal.learner.algorithm.objective import Actions, ClosedForm, Objective, objective
 from areal.learner.config import StalenessConfig
 
 PPO = AlgorithmConfig.model_validate({"objective": {"clip_low": 0.2, "clip_high": 0.3}, "behaviour": {"high": 2.0}})
 STALENESS = StalenessConfig()
+UNWEIGHTED = ("topr", "truncated_is", "rebel")
 
 
 def known(behaviour: Tensor, advantages: Tensor, prox: Tensor | None = None, **options: Any) -> Actions:
@@ -275,14 +276,71 @@ def test_a_kl_term_pulls_towards_the_reference() -> None:
     assert logprobs.grad.tolist() == pytest.approx([0.1 * 0.5, 0.1 * 3 * -0.4])
 
 
+def closed(spent: list[float], *, to_reference: Tensor | None = None, scale: list[float] | None = None) -> ClosedForm:
+    """What is known of Gaussian actions."""
+    scales = torch.ones(len(spent)) if scale is None else torch.tensor(scale)
+    return ClosedForm(torch.tensor(spent), to_reference, scales)
+
+
+def test_the_budget_of_gaussian_actions_is_spent_in_closed_form() -> None:
+    """Two trajectories of two steps: of 0.3 + 0.3 and of 0.4 + 0.7 nats, though the log-ratios say otherwise."""
+    zeros = torch.zeros(4)
+    actions = known(
+        torch.tensor([-3.0, -3.0, 0.0, 0.0]),
+        torch.ones(4),
+        zeros,
+        segment_ids_A=torch.tensor([0, 0, 1, 1]),
+        num_segments=2,
+    )
+    exact = closed([0.3, 0.3, 0.4, 0.7])
+    found = objective(zeros.requires_grad_(), actions, PPO, StalenessConfig(kl_budget=1.0), exact)
+    assert (found.num_kept.item(), found.num_masked.item()) == (4, 2)
+    assert found.kl_behaviour_prox.item() == pytest.approx(1.7)
+    found = objective(zeros, actions, PPO, StalenessConfig(kl_budget=1.2), exact)
+    assert found.num_masked.item() == 0
+
+
+def test_an_exact_divergence_is_added_with_its_gradient() -> None:
+    distance = torch.tensor([2.0, 3.0, 100.0], requires_grad=True)
+    logprobs = torch.zeros(3, requires_grad=True)
+    config = AlgorithmConfig.model_validate({"kl": {"coefficient": 0.1, "estimator": "exact"}})
+    keep, weight = torch.tensor([True, True, False]), torch.tensor([0.5, 0.25, 0.25])
+    actions = known(torch.zeros(3), torch.zeros(3), keep_A=keep, weight_A=weight)
+    found = objective(logprobs, actions, config, STALENESS, closed([0.0] * 3, to_reference=distance.square()))
+    found.loss.backward()
+    assert found.loss.item() == pytest.approx(0.1 * (0.5 * 4 + 0.25 * 9))
+    assert found.kl_reference.item() == pytest.approx(13)
+    assert distance.grad is not None
+    assert distance.grad.tolist() == pytest.approx([0.1 * 0.5 * 4, 0.1 * 0.25 * 6, 0.0])
+
+
+def test_clip_ranges_in_nats_are_of_each_action() -> None:
+    """e^0.5 above and e^−0.25 below times the scale: 1, 2 and 1, 2."""
+    config = AlgorithmConfig.model_validate({"objective": {"clip_in": "nats", "clip_low": 0.25, "clip_high": 0.5}})
+    logprobs = torch.tensor([2.0, 2.0, -2.0, -2.0], requires_grad=True)
+    zeros, advantages = torch.zeros(4), torch.tensor([1.0, 1.0, -1.0, -1.0])
+    scale = closed([0.0] * 4, scale=[1.0, 2.0, 1.0, 2.0])
+    found = objective(logprobs, known(zeros, advantages, zeros), config, STALENESS, scale)
+    wanted = -math.exp(0.5) - math.exp(1.0) + math.exp(-0.25) + math.exp(-0.5)
+    assert found.loss.item() == pytest.approx(wanted, rel=1e-6)
+    assert found.num_clipped.item() == 4
+
+
+def test_a_clip_range_in_nats_may_be_large_and_one_of_ratios_not() -> None:
+    AlgorithmConfig.model_validate({"objective": {"clip_in": "nats", "clip_low": 3.0}})
+    with pytest.raises(ValueError, match=r"clip_low is 3\.0, and no ratio is below 0"):
+        AlgorithmConfig.model_validate({"objective": {"clip_low": 3.0}})
+
+
 @pytest.mark.parametrize("theta", [-200.0, 0.0])
 @pytest.mark.parametrize("behaviour", [-200.0, 0.0])
 @pytest.mark.parametrize("advantage", [1.0, -1.0])
-@pytest.mark.parametrize("name", ["ppo", "gspo", "cispo", "sapo", "m2po", "topr", "truncated_is", "reinforce"])
+@pytest.mark.parametrize("name", ["ppo", "gspo", "cispo", "sapo", "m2po", "topr", "truncated_is", "rebel", "reinforce"])
 def test_huge_ratios_stay_finite(theta: float, behaviour: float, advantage: float, name: str) -> None:
-    logprobs = torch.tensor([theta], requires_grad=True)
-    actions = known(torch.tensor([behaviour]), torch.tensor([advantage]), torch.tensor([-100.0]))
-    off = {"action": "off"} if name in ("topr", "truncated_is") else {}
+    """Of an action beside one whose ratios are 1, which rebel pairs it with."""
+    logprobs = torch.tensor([theta, -100.0], requires_grad=True)
+    actions = known(torch.tensor([behaviour, -100.0]), torch.tensor([advantage, 0.0]), torch.tensor([-100.0, -100.0]))
+    off = {"action": "off"} if name in UNWEIGHTED else {}
     config = AlgorithmConfig.model_validate({"objective": {"name": name}, "behaviour": off})
     found = objective(logprobs, actions, config, STALENESS)
     found.loss.backward()
@@ -296,7 +354,7 @@ def test_a_dropped_action_adds_nothing_even_if_it_is_nan(name: str, level: str) 
     """The two are of one trajectory."""
     logprobs = torch.tensor([-1.0, math.nan], requires_grad=True)
     nan = torch.tensor([-1.0, math.nan])
-    off = {"action": "off"} if name in ("topr", "truncated_is") else {"level": level}
+    off = {"action": "off"} if name in UNWEIGHTED else {"level": level}
     config = AlgorithmConfig.model_validate({"objective": {"name": name}, "behaviour": off, "kl": {"coefficient": 1.0}})
     actions = known(
         nan,
@@ -312,6 +370,20 @@ def test_a_dropped_action_adds_nothing_even_if_it_is_nan(name: str, level: str) 
     assert (found.num_kept.item(), found.behaviour_weight.item()) == (1, 1)
     assert logprobs.grad is not None
     assert logprobs.grad.tolist() == pytest.approx([-2.0, 0.0])
+
+
+def test_rebel_is_a_regression_that_no_behaviour_weight_multiplies() -> None:
+    """d = 0.3 and −0.4, A = 1 and −1 at η = 0.5: (0.7/0.5 − 2)² = 0.36 for each, though π_prox/π_behav is e and e²."""
+    config = AlgorithmConfig.model_validate(
+        {"objective": {"name": "rebel", "eta": 0.5}, "behaviour": {"action": "off"}}
+    )
+    prox, behaviour = torch.tensor([-1.0, -1.0]), torch.tensor([-2.0, -3.0])
+    actions = known(behaviour, torch.tensor([1.0, -1.0]), prox, weight_A=torch.tensor([0.5, 0.5]))
+    found = objective(torch.tensor([-0.7, -1.4], requires_grad=True), actions, config, STALENESS)
+    assert found.loss.item() == pytest.approx(0.36, abs=1e-6)
+    for action in ("truncate", "mask"):
+        with pytest.raises(ValueError, match=r"rebel is a regression, .*; set behaviour.action to off"):
+            AlgorithmConfig.model_validate({"objective": {"name": "rebel"}, "behaviour": {"action": action}})
 
 
 def test_refuses_what_cannot_be_a_batch() -> None:

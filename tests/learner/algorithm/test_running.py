@@ -21,6 +21,14 @@ def test_pinned_by_hand() -> None:
     assert tracker.update(["a"], torch.tensor([9.0])).tolist() == pytest.approx([2 / 6**0.5])
 
 
+def test_advantages_are_clipped_and_rewards_are_remembered_as_they_are() -> None:
+    """Nine times 0 and a 10 have mean 1 and deviation 3."""
+    for clip, wanted in ((None, [-1 / 3] * 9 + [3]), (2.5, [-1 / 3] * 9 + [2.5]), (0.25, [-0.25] * 9 + [0.25])):
+        tracker = PromptStatistics(size=20, min_count=2, max_keys=1, clip=clip, eps=0.0)
+        assert tracker.update(["a"] * 10, torch.tensor([0.0] * 9 + [10.0])).tolist() == pytest.approx(wanted)
+        assert tracker.state() == {"rewards": [["a", [0.0] * 9 + [10.0]]]}
+
+
 def test_equals_a_loop_over_the_whole_history() -> None:
     dice = random.Random(0)
     tracker = PromptStatistics(size=5, min_count=3, max_keys=100)
@@ -111,3 +119,5 @@ def test_refuses_shapes_that_do_not_match() -> None:
 def test_refuses_bounds_out_of_range(size: int, min_count: int, max_keys: int) -> None:
     with pytest.raises(ValueError, match="not"):
         PromptStatistics(size=size, min_count=min_count, max_keys=max_keys)
+    with pytest.raises(ValueError, match="clip is 0, not positive"):
+        PromptStatistics(size=2, min_count=1, max_keys=1, clip=0)

@@ -10,6 +10,7 @@ from areal.learner.algorithm.surrogate import (
     cispo,
     dual_clip,
     ppo_clip,
+    rebel,
     reinforce,
     sapo,
     sequence_ratio,
@@ -206,11 +207,35 @@ def test_topr_stays_finite_over_a_long_trajectory() -> None:
         assert logprobs.grad.tolist() == [weight] * size
 
 
+def test_rebel_pinned_by_hand() -> None:
+    """The first pair: d = 0.3 and −0.4, A = 1 and −1, so that (0.7/0.5 − 2)² = 0.36, borne by three actions."""
+    log_u = torch.tensor([0.1, 0.2, -0.4, 0.5, 0.1, 0.3], requires_grad=True)
+    advantages = torch.tensor([1.0, 1.0, -1.0, 9.0, 0.5, 0.5])
+    segments, keep = torch.tensor([0, 0, 1, 2, 3, 3]), torch.tensor([True, True, True, False, True, True])
+    surrogate = rebel(log_u, advantages, segments, 4, keep, eta=0.5)
+    assert surrogate.loss_A.tolist() == pytest.approx([0.36, 0.36, 0.36, 0.0, 0.0, 0.0], abs=1e-6)
+    surrogate.loss_A.sum().backward()
+    assert log_u.grad is not None
+    assert log_u.grad.tolist() == pytest.approx([-7.2, -7.2, 7.2, 0.0, 0.0, 0.0], abs=1e-5)  # ±3·2·0.6/0.5
+    with pytest.raises(ValueError, match="3 trajectories are no pairs"):
+        rebel(log_u, advantages, segments.clamp(max=2), 3, keep, eta=0.5)
+
+
 def test_reinforce_pinned_by_hand() -> None:
     assert one(lambda logprobs, _, a: reinforce(logprobs, a), 3.0, 2.0) == (3.0, -2.0, False)
 
 
 SEGMENTS, KEEP = torch.tensor([0, 0]), torch.tensor([True, False])
+
+
+def beside_nothing(_: Tensor, log_u: Tensor, advantages: Tensor) -> Surrogate:
+    """REBEL's of a trajectory whose rival stays where it is and has advantage 0: (d/η − A)², at η = 2."""
+    rival = torch.zeros(1)
+    segments, keep = torch.tensor([0, 0, 1]), torch.tensor([True, False, True])
+    found = rebel(torch.cat([log_u, rival]), torch.cat([advantages, rival]), segments, 2, keep, eta=2.0)
+    return Surrogate(found.loss_A[:2], found.clipped_A[:2])
+
+
 LOSSES: dict[str, Loss] = {
     "ppo_clip": lambda _, log_u, a: ppo_clip(log_u, a, 0.2, 0.2),
     "dual_clip": lambda _, log_u, a: dual_clip(log_u, a, 0.2, 0.2, 3.0),
@@ -219,6 +244,7 @@ LOSSES: dict[str, Loss] = {
     "sapo": lambda _, log_u, a: sapo(log_u, a, 1.0, 1.05),
     "truncated_is": lambda logprobs, log_r, a: truncated_is(logprobs, log_r, a, 2.0),
     "topr": lambda logprobs, log_r, a: topr(logprobs, log_r, a, SEGMENTS, 1, KEEP),
+    "rebel": beside_nothing,
     "reinforce": lambda logprobs, _, a: reinforce(logprobs, a),
 }
 

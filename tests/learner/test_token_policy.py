@@ -1,5 +1,6 @@
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -31,11 +32,11 @@ from transformers import (
 )
 
 from areal.broker.errors import ModelError
-from areal.broker.trajectory import NOT_AN_ACTION, TokenTrajectory
+from areal.broker.trajectory import NOT_AN_ACTION, DenoisingTrajectory, Group, TokenTrajectory
 from areal.learner import packed_lm
 from areal.learner.config import LoraConfig, ModelConfig
 from areal.learner.packing import pack
-from areal.learner.policy import TokenPolicy
+from areal.learner.token_policy import TokenPolicy
 
 VOCAB = 50
 SIZES: dict[str, Any] = {
@@ -116,7 +117,7 @@ def test_packed_equals_one_by_one_and_so_do_the_gradients(
     policy = load(tmp_path)
     reference = AutoModelForCausalLM.from_pretrained(tmp_path, attn_implementation=attention).eval()
     wanted, wanted_entropies = one_by_one(reference, temperature=0.7)
-    logprobs, entropies, _ = policy.scores(pack(trajectories()), temperature=0.7)
+    logprobs, entropies, *_ = policy.scores(pack(trajectories()), temperature=0.7)
     torch.testing.assert_close(logprobs, wanted, rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(entropies, wanted_entropies.detach(), rtol=1e-5, atol=1e-5)
     assert not entropies.requires_grad
@@ -128,7 +129,7 @@ def test_packed_equals_one_by_one_and_so_do_the_gradients(
     assert len(pairs) == len(policy.weights())
     for mine, its in pairs:
         assert mine.grad is not None and mine.grad.abs().max() > 0
-        torch.testing.assert_close(mine.grad, its.grad, rtol=1e-4, atol=2e-5)
+        torch.testing.assert_close(mine.grad, its.grad, rtol=1e-4, atol=5e-5)
 
 
 @pytest.mark.slow
@@ -158,7 +159,7 @@ def test_chunked_equals_unchunked(folder: Path, monkeypatch: pytest.MonkeyPatch)
     policy, batch = load(folder), pack(trajectories())
 
     def run() -> tuple[Tensor, Tensor, list[Tensor | None]]:
-        logprobs, entropies, _ = policy.scores(batch, 0.7)
+        logprobs, entropies, *_ = policy.scores(batch, 0.7)
         for parameter in policy.parameters():
             parameter.grad = None
         logprobs.square().sum().backward()
@@ -265,7 +266,7 @@ def test_adapter_weights_return(adapted: TokenPolicy, folder: Path) -> None:
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 def test_half_precision_is_close(folder: Path, dtype: str, lora: LoraConfig | None) -> None:
     policy, batch = load(folder, dtype=dtype, lora=lora), pack(trajectories())
-    logprobs, _, _ = policy.scores(batch, 1.0)
+    logprobs, *_ = policy.scores(batch, 1.0)
     assert logprobs.dtype == torch.float32
     torch.testing.assert_close(logprobs, load(folder).logprobs(batch, 1.0), rtol=0.05, atol=0.2)
     logprobs.sum().backward()
@@ -297,7 +298,7 @@ def test_gradient_checkpointing_changes_nothing_but_the_memory(folder: Path, lor
             return tensor
 
         with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
-            logprobs, _, _ = policy.scores(batch, 1.0)
+            logprobs, *_ = policy.scores(batch, 1.0)
         logprobs.sum().backward()
         gradients = [p.grad for p in policy.parameters() if p.grad is not None]
         found.append((saved[0], logprobs.detach(), gradients))
@@ -316,3 +317,22 @@ def test_refuses_a_folder_without_a_whole_model(folder: Path, tmp_path: Path) ->
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(ModelError, match=r"lacks weights: 'model.norm.weight'"):
         load(folder)
+
+
+def test_a_token_outside_the_vocabulary_is_named(folder: Path) -> None:
+    policy = load(folder)
+    row = trajectories((3,))[0]
+
+    def answered(token: int) -> Group[Any]:
+        return Group(7, (replace(row, tokens=np.array([1, 2, token], np.int32)),))
+
+    last = policy.vocab_size - 1
+    assert policy.unfit(answered(last)) is None
+    assert policy.unfit(answered(last + 1)) == f"prompt 7 has token {last + 1}, the vocabulary only {last + 1} of them"
+
+
+def test_images_are_not_for_a_token_policy(folder: Path) -> None:
+    latents, timesteps, logprobs = np.zeros((2, 4), np.float16), np.array([999, 499], np.int32), np.zeros(1, np.float32)
+    image = DenoisingTrajectory(latents, timesteps, logprobs, 0, {}, guidance=1.0, seed=0, reward=1.0)
+    said = "prompt 9 was answered with images, and this policy learns from tokens"
+    assert load(folder).unfit(Group(9, (image,))) == said

@@ -1,0 +1,1 @@
+"""Rows to train on: where they are read or made, how they become prompts, and in which order they come."""
