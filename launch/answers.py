@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from ..rollout.config import SamplingConfig
 from .config import RunConfig
 from .export import hush
 from .models import resolve_model
@@ -25,14 +26,14 @@ def texts_of(config: RunConfig, rows: Sequence[Row], *, each: int) -> list[list[
     model: Any = AutoModelForCausalLM.from_pretrained(path).eval()
     sampling = config.rollout.sampling
     limits = {"max_new_tokens": sampling.max_tokens, "temperature": sampling.temperature, "do_sample": True, "top_k": 0}
+    if sampling.stop:
+        limits |= {"stop_strings": sampling.stop, "tokenizer": tokenizer}
     answers = []
     for row in rows:
         prompt = torch.tensor([render(row, tokenizer)])
         with torch.inference_mode():
             made = model.generate(prompt, attention_mask=torch.ones_like(prompt), num_return_sequences=each, **limits)
-        answers.append(
-            [_told(tokens, tokenizer, sampling.max_tokens) for tokens in made[:, prompt.shape[1] :].tolist()]
-        )
+        answers.append([_told(tokens, tokenizer, sampling) for tokens in made[:, prompt.shape[1] :].tolist()])
     return answers
 
 
@@ -60,10 +61,11 @@ def _path(config: RunConfig) -> str:
     return str(resolve_model(config.model.path, Path.cwd(), pipeline=config.denoising is not None))
 
 
-def _told(tokens: list[int], tokenizer: Any, max_tokens: int) -> tuple[str, dict[str, Any]]:
-    """An answer up to its end-of-text token."""
+def _told(tokens: list[int], tokenizer: Any, sampling: SamplingConfig) -> tuple[str, dict[str, Any]]:
+    """An answer up to its end-of-text token, or to the first of the strings that end it."""
     end = tokenizer.eos_token_id
     length = tokens.index(end) + 1 if end in tokens else len(tokens)
-    reason = "stop" if end in tokens else "length"
     text = tokenizer.decode(tokens[:length], skip_special_tokens=True)
-    return text, {"num_tokens": length, "max_tokens": max_tokens, "finish_reason": reason}
+    begun = min((text.index(stop) for stop in sampling.stop if stop in text), default=None)
+    reason = "stop" if end in tokens or begun is not None else "length"
+    return text[:begun], {"num_tokens": length, "max_tokens": sampling.max_tokens, "finish_reason": reason}

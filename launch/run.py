@@ -61,6 +61,7 @@ def _check(config: RunConfig) -> None:
         try:
             loaded = prepare(reward.name, load_reward(reward.name), reward.kwargs)
             require_takes(loaded, images=config.denoising is not None)
+            loaded.require_in_time(config.rewards.timeout_s)
         except ConfigError:
             raise
         except (Exception, SystemExit) as error:  # the user's own file fails as it is loaded

@@ -32,6 +32,8 @@ LANGUAGES = ("```python", "```python3", "```py")
 MIN_MEMORY_MIB = 64
 MAX_NUMBER_CHARS = 64
 TOLERANCE = 1e-9
+ENDED_S = 3.5
+"""What it may take beside the program's own time to start it and, where it hangs, to end all that it started."""
 
 _begun: dict[tuple[str, tuple[str, ...]], Walls] = {}
 
@@ -48,7 +50,11 @@ def _begin(
     _begun[walls, tuple(packages)] = find_walls(walls, packages)
 
 
-@begins_with(_begin)
+def _longest_s(timeout_s: float) -> float:
+    return timeout_s + ENDED_S
+
+
+@begins_with(_begin, longest_s=_longest_s)
 def code(
     completion: str,
     prompt: str = "",
@@ -72,7 +78,7 @@ def code(
     """The share of the row's tests that the program in the completion passes; with `all_or_nothing` 1.0 or 0.0.
 
     The program is the last block marked ```python, or else all of the completion. It has `timeout_s` for all tests (less
-    by 3.5 than rewards.timeout_s has to give, or a slow program may fail the call), and at any moment so much memory and
+    by 3.5 than rewards.timeout_s), and at any moment so much memory and
     disk; it may print or return `output_kib` in each test. `preamble` is put before it, as "from typing import *".
     `packages` are folders that it may import from, as `pip install --target` makes them. `walls` is any, namespaces,
     bubblewrap, or the sentence with which one does without a sandbox (see sandbox/walls.py).

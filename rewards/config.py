@@ -47,7 +47,9 @@ class RewardsConfig(BaseModel):
     )
     resources: ResourcesConfig = Field(default_factory=ResourcesConfig)
     timeout_s: float = Field(
-        10.0, gt=0, description="a call (of images: all of a group) that takes longer is killed with its process"
+        10.0,
+        gt=0,
+        description="a call (of a function of lists: of all of a group) that takes longer is killed with its process",
     )
     start_timeout_s: float = Field(
         300.0,

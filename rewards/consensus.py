@@ -30,6 +30,7 @@ def _last_line(text: str) -> str | None:
 
 
 def _after_hash(text: str) -> str | None:
+    """Unlike in the reward after_hash, with no regard to space around it."""
     _, sign, rest = text.rpartition("#")
     return rest.strip() if sign else None
 

@@ -51,7 +51,7 @@ class Endpoint:
     model: str
     concurrency: int = 16
     retries: int = 3
-    timeout_s: float = 60.0
+    timeout_s: float = 30.0
     max_tokens: int | None = 512
     temperature: float | None = 0.0
     prices: Sequence[float] | None = None
@@ -128,6 +128,11 @@ class Endpoint:
             count(f"{self.name}_{kind}_tokens", number)
         if self.prices is not None:
             count(f"{self.name}_cost", sum(n * price for n, price in zip(tokens, self.prices, strict=True)) / MILLION)
+
+
+def longest_s(timeout_s: float, retries: float) -> float:
+    """What one request may take that is tried again so often, without the pauses between; more of them go at once."""
+    return timeout_s * (retries + 1)
 
 
 async def _served(endpoint: Endpoint) -> list[str]:

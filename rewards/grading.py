@@ -15,7 +15,7 @@ Answer = tuple[str, dict[str, Any]]
 """A completion, and what is known of it: num_tokens, max_tokens, finish_reason."""
 
 
-class Judges(Protocol):
+class Graders(Protocol):
     """The functions behind a grading."""
 
     def sees_group(self, row: dict[str, Any]) -> bool:
@@ -31,8 +31,8 @@ class Judges(Protocol):
 class Grading:
     """One group of `size` answers to a prompt. Where functions look at the whole group, score() waits for its last answer."""
 
-    def __init__(self, judges: Judges, prompt: str, row: dict[str, Any], size: int) -> None:
-        self._judges = judges
+    def __init__(self, graders: Graders, prompt: str, row: dict[str, Any], size: int) -> None:
+        self._graders = graders
         self._prompt, self._row = prompt, row
         self._size = size
         self._answers: list[Answer] = []
@@ -45,11 +45,11 @@ class Grading:
         """
         assert len(self._answers) < self._size, f"a group of {self._size} has one answer more"
         try:
-            score = await self._judges.of_one(self._prompt, completion, {**self._row, **known})
+            score = await self._graders.of_one(self._prompt, completion, {**self._row, **known})
         except BaseException as error:
             self._give_up(f"another answer of the group has no score: {_reason(error)}")
             raise
-        if not self._judges.sees_group(self._row):
+        if not self._graders.sees_group(self._row):
             return score
         place = len(self._answers)
         self._answers.append((completion, known))
@@ -60,7 +60,7 @@ class Grading:
     async def _judge(self) -> None:
         """Have all answers scored, for all who wait."""
         try:
-            scores = await self._judges.of_all(self._prompt, self._answers, self._row)
+            scores = await self._graders.of_all(self._prompt, self._answers, self._row)
         except BaseException as error:
             self._give_up(_reason(error))
             raise

@@ -14,7 +14,7 @@ from string import Formatter
 from typing import Any
 
 from ..broker.errors import ConfigError, RewardError
-from .endpoint import Conversation, Endpoint, Reply, is_number
+from .endpoint import Conversation, Endpoint, Reply, is_number, longest_s
 from .reward import begins_with
 
 JUDGE = """\
@@ -89,7 +89,7 @@ def _begin_judge(
     Endpoint("judge", url, model, *asked).require_served()
 
 
-@begins_with(_begin_judge)
+@begins_with(_begin_judge, longest_s=longest_s)
 async def judge(
     completions: Sequence[str],
     prompts: Sequence[str],
@@ -103,7 +103,7 @@ async def judge(
     system: str | None = None,
     concurrency: int = 16,
     retries: int = 3,
-    timeout_s: float = 60.0,
+    timeout_s: float = 30.0,
     max_tokens: int | None = 512,
     temperature: float | None = 0.0,
     prices: Sequence[float] | None = None,
@@ -145,7 +145,7 @@ def _begin_verifier(
     Endpoint("verifier", url, model, *asked).require_served()
 
 
-@begins_with(_begin_verifier)
+@begins_with(_begin_verifier, longest_s=longest_s)
 async def verifier(
     completions: Sequence[str],
     prompts: Sequence[str],
@@ -157,7 +157,7 @@ async def verifier(
     system: str | None = None,
     concurrency: int = 16,
     retries: int = 3,
-    timeout_s: float = 60.0,
+    timeout_s: float = 30.0,
     max_tokens: int | None = 512,
     temperature: float | None = 0.0,
     prices: Sequence[float] | None = None,

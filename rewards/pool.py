@@ -127,17 +127,17 @@ class RewardPool:
         return self._combined(asked, await self._values(asked, prompt, to_wire(images), row, num_answers=len(images)))
 
     def sees_group(self, row: dict[str, Any]) -> bool:
-        """See Judges."""
+        """See Graders."""
         return bool(self._asked(self._of_groups, row))
 
     async def of_one(self, prompt: str, completion: str, row: dict[str, Any]) -> Score:
-        """See Judges."""
+        """See Graders."""
         asked = self._asked(self._of_one, row)
         values = await self._values(asked, prompt, completion, row)
         return self._combined(asked, [[value] for value in values])[0] if asked else Score(0.0, {})
 
     async def of_all(self, prompt: str, answers: list[Answer], row: dict[str, Any]) -> list[Score]:
-        """See Judges."""
+        """See Graders."""
         asked = self._asked(self._of_groups, row)
         return self._combined(asked, await self._values(asked, prompt, answers, row, num_answers=len(answers)))
 

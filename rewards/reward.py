@@ -28,7 +28,7 @@ OF_TEXTS = (TEXT, TEXTS)
 FACTS = ("num_tokens", "max_tokens", "finish_reason")
 """What is known of a text beside the row."""
 
-_BEGIN, _COLUMNS = "areal_begin", "areal_columns"
+_BEGIN, _COLUMNS, _LONGEST_S = "areal_begin", "areal_columns", "areal_longest_s"
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 _NAMED = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
 
@@ -66,12 +66,31 @@ class Reward:
         begin = getattr(self.function, _BEGIN, None)
         if begin is None:
             return
-        defaults = {p.name: p.default for p in inspect.signature(self.function).parameters.values()}
-        given = {**defaults, **self.kwargs}
-        wanted = {name: given.get(name, inspect.Parameter.empty) for name in inspect.signature(begin).parameters}
+        wanted = self._settings_of(begin)
         if missing := frozenset(name for name, value in wanted.items() if value is inspect.Parameter.empty):
             raise ConfigError(f"reward {self.name!r} wants {_quoted(missing)}: see rewards.functions.kwargs")
         begin(**wanted)
+
+    def require_in_time(self, timeout_s: float) -> None:
+        """Raises ConfigError where its settings let a call last longer than `timeout_s`, which would never come to pass."""
+        longest = getattr(self.function, _LONGEST_S, None)
+        if longest is None:
+            return
+        settings = self._settings_of(longest)
+        if not all(isinstance(value, int | float) for value in settings.values()):
+            return  # as begin will say
+        if (longest_s := longest(**settings)) > timeout_s:
+            told = ", ".join(f"kwargs.{name} {value:g}" for name, value in settings.items())
+            raise ConfigError(
+                f"a call of reward {self.name!r} may take {longest_s:g} s ({told}), and it is killed after {timeout_s:g} s: "
+                f"set rewards.timeout_s to {math.ceil(longest_s)} or more, or lower these"
+            )
+
+    def _settings_of(self, function: Callable[..., Any]) -> dict[str, Any]:
+        """What this reward's arguments are for the parameters of `function`; Parameter.empty where nothing says."""
+        defaults = {p.name: p.default for p in inspect.signature(self.function).parameters.values()}
+        given = {**defaults, **self.kwargs}
+        return {name: given.get(name, inspect.Parameter.empty) for name in inspect.signature(function).parameters}
 
     def __call__(self, prompt: str, completion: str, row: dict[str, Any]) -> Any:
         """What the function returns (of an `async def`: its coroutine), given those columns of the row that it takes.
@@ -120,17 +139,21 @@ class Reward:
         return self.function(**given)
 
 
-def begins_with(begin: Callable[..., Any], *, columns: Sequence[str] = ()) -> Callable[[_Function], _Function]:
+def begins_with(
+    begin: Callable[..., Any], *, columns: Sequence[str] = (), longest_s: Callable[..., float] | None = None
+) -> Callable[[_Function], _Function]:
     """Have a reward function begin with this, once in each process that it is called in, before the first image or text.
 
     `begin` loads what takes long, and raises ConfigError for what is not there: a run then ends before anything is made.
     It is given the arguments of its names, as the function has them by `kwargs` or default; no row changes these, but for
-    those in `columns`. A function that begins with something takes no `kwargs` but those that it names.
+    those in `columns`. A function that begins with something takes no `kwargs` but those that it names. `longest_s` is
+    given arguments likewise, and returns the seconds that one call may take by them.
     """
 
     def marked(function: _Function) -> _Function:
         setattr(function, _BEGIN, begin)
         setattr(function, _COLUMNS, frozenset(columns))
+        setattr(function, _LONGEST_S, longest_s)
         return function
 
     return marked

@@ -17,6 +17,10 @@ def touchy(completion, answer):
     if answer == "2": raise LookupError("two is not for me")
     return 1.0
 
+def chars(completion, finish_reason):
+    assert "#" not in completion
+    return float(finish_reason == "stop")
+
 def slow(completion): time.sleep(600)
 
 def majority(completions): return [float(completions.count(each) > 1) for each in completions]
@@ -74,6 +78,14 @@ def test_the_model_answers(areal: Areal) -> None:
     code, out, _ = areal("reward", "try", "sort", "--config", config, "--n", "2", "--generate", "--each", "2")
     assert code == 0
     assert [line.split()[0] for line in out.splitlines()[1:5]] == ["0", "0", "1", "1"] and out.count("#") >= 2
+
+
+def test_an_answer_ends_at_a_stop_string(areal: Areal) -> None:
+    """With # as such, no answer holds one, where the model's own do."""
+    config = str(CONFIGS / "quickstart.yaml")
+    arguments = ("--config", config, "--n", "2", "--generate", "--each", "2", "rollout.sampling.stop=['#']")
+    code, out, _ = areal("reward", "try", "./mine.py:chars", *arguments)
+    assert code == 0 and "1" in [line.split()[1] for line in out.splitlines()[1:5]]
 
 
 def test_images_are_made(areal: Areal) -> None:

@@ -8,7 +8,7 @@ from areal.rewards.grading import Answer, Grading
 from areal.rewards.reward import Score
 
 
-class Judges:
+class Graders:
     """One says the length of an answer, another its share of all letters of the group."""
 
     def __init__(self, *, sees_groups: bool = True, fails: bool = False) -> None:
@@ -34,9 +34,9 @@ class Judges:
         return [Score(len(text) / letters, {"share": len(text) / letters}) for text, _ in answers]
 
 
-def graded(judges: Judges, *texts: str, size: int | None = None, waits_s: float = 10.0) -> list[Any]:
+def graded(graders: Graders, *texts: str, size: int | None = None, waits_s: float = 10.0) -> list[Any]:
     async def work() -> list[Any]:
-        grading = Grading(judges, "prompt", {"answer": 1}, size or len(texts))
+        grading = Grading(graders, "prompt", {"answer": 1}, size or len(texts))
         tasks = [asyncio.create_task(grading.score(text, num_tokens=7)) for text in texts]
         await asyncio.wait(tasks, timeout=waits_s)
         for task in tasks:
@@ -47,28 +47,28 @@ def graded(judges: Judges, *texts: str, size: int | None = None, waits_s: float 
 
 
 def test_each_answer_gets_its_own_share_whichever_came_first() -> None:
-    judges = Judges()
-    scores = graded(judges, "aaaaaa", "b", "cc", "c")
+    graders = Graders()
+    scores = graded(graders, "aaaaaa", "b", "cc", "c")
     assert [score.total for score in scores] == pytest.approx([6.6, 1.1, 2.2, 1.1])
     assert scores[2].parts == {"length": 7.0, "share": 0.2}
-    assert judges.of_all_calls == 1
+    assert graders.of_all_calls == 1
 
 
 def test_where_nobody_looks_at_groups_no_answer_waits_for_another() -> None:
-    judges = Judges(sees_groups=False)
-    assert [score.total for score in graded(judges, "aaa", "b", size=5)] == [3.0, 1.0]
-    assert judges.of_all_calls == 0
+    graders = Graders(sees_groups=False)
+    assert [score.total for score in graded(graders, "aaa", "b", size=5)] == [3.0, 1.0]
+    assert graders.of_all_calls == 0
 
 
 def test_a_group_that_is_never_whole_is_not_judged() -> None:
-    judges = Judges()
-    scores = graded(judges, "aaa", "b", size=3, waits_s=0.1)
+    graders = Graders()
+    scores = graded(graders, "aaa", "b", size=3, waits_s=0.1)
     assert [type(score) for score in scores] == [asyncio.CancelledError] * 2
-    assert judges.of_all_calls == 0
+    assert graders.of_all_calls == 0
 
 
 def test_where_one_has_no_score_the_others_do_not_wait_for_ever() -> None:
-    scores = graded(Judges(), "aaa", "bad", "b", waits_s=2.0)
+    scores = graded(Graders(), "aaa", "bad", "b", waits_s=2.0)
     assert str(scores[1]) == "no score for that"
     assert [str(scores[place]) for place in (0, 2)] == [
         "another answer of the group has no score: no score for that"
@@ -77,7 +77,7 @@ def test_where_one_has_no_score_the_others_do_not_wait_for_ever() -> None:
 
 def test_whoever_is_cancelled_cancels_nobody_else() -> None:
     async def work() -> list[Any]:
-        grading = Grading(Judges(), "prompt", {}, 2)
+        grading = Grading(Graders(), "prompt", {}, 2)
         first, last = (asyncio.create_task(grading.score(text, num_tokens=1)) for text in ("a", "bbbbbbbb"))
         await asyncio.sleep(0.003)
         last.cancel()
@@ -89,4 +89,4 @@ def test_whoever_is_cancelled_cancels_nobody_else() -> None:
 
 
 def test_a_failure_is_every_answers() -> None:
-    assert [str(error) for error in graded(Judges(fails=True), "aaa", "b")] == ["nobody knows"] * 2
+    assert [str(error) for error in graded(Graders(fails=True), "aaa", "b")] == ["nobody knows"] * 2

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from areal.broker.errors import ConfigError, RewardError
+from areal.rewards.loading import load_reward
 from areal.rewards.reward import Score, begins_with, checked, combine, prepare, short_names
 
 ROW = {"answer": "7", "level": 2, "prompt": "the row's own", "completion": "the row's own"}
@@ -54,6 +55,28 @@ def test_no_column_changes_what_a_function_begins_with() -> None:
     assert prepare("f", f, {"size": 4})("p", "c", ROW | {"size": 5}) == ("7", 1, 4, ["prompt"])
     with pytest.raises(ConfigError, match=r"cannot be given the argument 'sizes'; its parameters: .*'size'"):
         prepare("f", f, {"sizes": 4})
+
+
+def test_a_call_that_may_last_longer_than_it_is_given_is_refused() -> None:
+    @begins_with(lambda patience_s: None, longest_s=lambda patience_s, retries: patience_s * (retries + 1))
+    def f(completion: str, *, patience_s: float = 2.0, retries: int = 3) -> float:
+        return 0.0
+
+    prepare("f", f, {}).require_in_time(8.0)
+    prepare("f", lambda completion: 0.0, {}).require_in_time(0.1)
+    wanted = r"'f' may take 9.2 s \(kwargs.patience_s 2.3, kwargs.retries 3\), .* after 8 s: set rewards.timeout_s to 10 or more"
+    with pytest.raises(ConfigError, match=wanted):
+        prepare("f", f, {"patience_s": 2.3}).require_in_time(8.0)
+    prepare("f", f, {"patience_s": "long"}).require_in_time(8.0)  # for begin to refuse
+
+
+@pytest.mark.parametrize(("name", "longest_s"), [("judge", 120.0), ("verifier", 120.0), ("code", 9.5)])
+def test_bundled_rewards_say_what_a_call_may_take(name: str, longest_s: float) -> None:
+    kwargs = {} if name == "code" else {"url": "http://127.0.0.1:9/v1", "model": "m"}
+    reward = prepare(name, load_reward(name), kwargs)
+    reward.require_in_time(longest_s)
+    with pytest.raises(ConfigError, match=f"may take {longest_s:g} s"):
+        reward.require_in_time(longest_s - 0.01)
 
 
 @pytest.mark.parametrize("value", [True, 1, 1.0, Fraction(1), np.float32(1), np.int64(1)])
