@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from PIL.Image import Image
 
-from areal.rewards.jpeg import jpeg_compressibility
+from areal.rewards.images.jpeg import jpeg_compressibility
 
 
 async def late_compressibility(images: Sequence[Image], latency_s: float) -> list[float]:

@@ -26,7 +26,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from areal.learner.config import DatasetConfig
 from areal.learner.dataset import Dataset
-from areal.rewards.after_hash import after_hash
+from areal.rewards.answers.after_hash import after_hash
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 TOKENS_PER_PASS = 2048  # what stays in a core's cache: 8192 take twice as long a token

@@ -99,7 +99,7 @@ def late_reward(latency_s: float, *, at_once: int) -> dict[str, Any]:
 
 
 def last_step_cells(seed: int, _: argparse.Namespace, folder: Path) -> Iterator[Cell]:
-    """At the learning rate and for the steps of reference/rlcm.md's table, where neither has come to its end."""
+    """At a higher learning rate and for fewer steps: neither has come to its end then."""
     settings = {"lr": 3e-4, "steps": 25, "threads": 1}
     yield run_plain("actions-3", seed, settings, folder)
     yield run_plain("actions-4", seed, {**settings, "last-step": None}, folder)

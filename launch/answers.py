@@ -25,7 +25,12 @@ def texts_of(config: RunConfig, rows: Sequence[Row], *, each: int) -> list[list[
     tokenizer: Any = AutoTokenizer.from_pretrained(path)
     model: Any = AutoModelForCausalLM.from_pretrained(path).eval()
     sampling = config.rollout.sampling
-    limits = {"max_new_tokens": sampling.max_tokens, "temperature": sampling.temperature, "do_sample": True, "top_k": 0}
+    limits: dict[str, Any] = {
+        "max_new_tokens": sampling.max_tokens,
+        "temperature": sampling.temperature,
+        "do_sample": True,
+        "top_k": 0,
+    }
     if sampling.stop:
         limits |= {"stop_strings": sampling.stop, "tokenizer": tokenizer}
     answers = []

@@ -17,7 +17,7 @@ from torch import Tensor
 from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM
 
 from ..broker.errors import ConfigError
-from ..rewards.after_hash import after_hash
+from ..rewards.answers.after_hash import after_hash
 from .config import DatasetConfig, WarmstartConfig
 from .dataset import Dataset
 from .problems import ANSWER_MARK, PROBLEMS

@@ -149,20 +149,22 @@ class Worker:
         return frames.unpack(await stdout.readexactly(size))
 
     async def _fate(self) -> str:
+        """How the process ended, from which nothing more will come; one that has not is killed."""
         assert self._process is not None
-        code = await _kill(self._process)
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._process.wait(), GRACE_S)
+        code = self._process.returncode
+        await _kill(self._process)
         if code is None:
             return "the process closed its pipe"
         return f"the process died with signal {-code}" if code < 0 else f"the process exited with code {code}"
 
 
-async def _kill(process: asyncio.subprocess.Process) -> int | None:
-    """Kills the group, also that of a leader that has just ended, and returns the leader's exit code if it has one."""
+async def _kill(process: asyncio.subprocess.Process) -> None:
+    """Kills the group, also that of a leader that has just ended."""
     with contextlib.suppress(ProcessLookupError, PermissionError):  # all gone; macOS says the latter of zombies
         os.killpg(process.pid, signal.SIGKILL)
     if process.stdin is not None:
         process.stdin.close()
-    try:
-        return await asyncio.wait_for(process.wait(), KILL_TIMEOUT_S)
-    except TimeoutError:  # uninterruptible in the kernel; it will die of the signal later
-        return None
+    with contextlib.suppress(TimeoutError):  # uninterruptible in the kernel; it will die of the signal later
+        await asyncio.wait_for(process.wait(), KILL_TIMEOUT_S)

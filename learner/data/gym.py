@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 
 from ...broker.errors import ConfigError
-from ...rewards.harmless import harmless
-from ...rewards.reasoning_gym import load_gym, written
+from ...rewards.answers.harmless import harmless
+from ...rewards.answers.reasoning_gym import load_gym, written
 from .rows import Row, nearest
 
 CHUNK = 500

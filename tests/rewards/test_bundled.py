@@ -3,8 +3,8 @@ from typing import Any
 import pytest
 
 from areal.broker.errors import RewardError
-from areal.rewards.after_hash import after_hash
-from areal.rewards.arithmetic import arithmetic
+from areal.rewards.answers.after_hash import after_hash
+from areal.rewards.answers.arithmetic import arithmetic
 
 
 @pytest.mark.parametrize(

@@ -32,6 +32,9 @@ def mixed(completion, marks):
         hoard.append(bytearray(b"x" * 40_000_000))
         return float(os.getpid())
     if completion == "segfault": ctypes.string_at(0)
+    if completion == "close":
+        os.closerange(0, 256)
+        time.sleep(600)
     if completion == "hang in C":
         ctypes.PyDLL(None).sleep(600)  # the interpreter's lock is held all the while
     if completion == "flood":
@@ -64,6 +67,7 @@ def mixed(tmp_path: Path) -> dict[str, object]:
         ("leak", r"took more than 256 MiB of memory \(rewards.memory_mib\)"),
         ("leaking child", "took more than 256 MiB of memory"),
         ("segfault", "the process died with signal 11"),
+        ("close", "the process closed its pipe"),
         ("hang in C", "timed out after 3 s"),
     ],
 )

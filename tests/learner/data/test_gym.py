@@ -16,7 +16,7 @@ from areal.learner.dataset import Dataset
 pytest.importorskip("reasoning_gym")
 
 from areal.learner.data.gym import CHUNK, GymMaker, tasks_of
-from areal.rewards.reasoning_gym import read, reasoning_gym
+from areal.rewards.answers.reasoning_gym import read, reasoning_gym
 
 NO_ANSWER = {
     "boxnet": None,  # any plan that lifts all boxes is right, and none is given

@@ -1,0 +1,1 @@
+"""Rewards of an answer among those of its group."""
