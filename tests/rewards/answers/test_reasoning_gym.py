@@ -150,7 +150,7 @@ def test_nothing_of_an_answer_is_executed(tmp_path: Path, monkeypatch: pytest.Mo
 
 def test_an_answer_that_the_scorer_fails_on_is_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("reasoning_gym")
-    from areal.rewards import reasoning_gym as module
+    from areal.rewards.answers import reasoning_gym as module
 
     def scorer(answer: str | None, entry: dict[str, Any]) -> float:
         return float(int(answer or "") == entry["metadata"]["n"])
