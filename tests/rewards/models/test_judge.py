@@ -102,7 +102,7 @@ def test_a_reply_without_a_score_fails_the_group_and_still_counts(server: Server
 def test_a_server_that_hangs_is_ended_by_the_deadline_and_harms_no_other_call(server: Server) -> None:
     server.says = lambda request: opinion(request) if "HANG" not in str(request) else hang(server)
     pool = RewardPool(
-        RewardsConfig.model_validate({"functions": [described("judge", server)], "timeout_s": 1.5, "retries": 0})
+        RewardsConfig.model_validate({"functions": [described("judge", server)], "timeout_s": 4.0, "retries": 0})
     )
 
     async def graded(answer: str) -> float:
@@ -117,7 +117,7 @@ def test_a_server_that_hangs_is_ended_by_the_deadline_and_harms_no_other_call(se
 
     first, hung, *others = asyncio.run(work())
     assert [first, *others] == [0.1, 0.3, 0.4]
-    assert isinstance(hung, RewardError) and "timed out after 1.5 s" in str(hung)
+    assert isinstance(hung, RewardError) and "timed out after 4 s" in str(hung)
 
 
 def hang(server: Server) -> str:
