@@ -7,6 +7,8 @@ import re
 import threading
 import time
 from collections.abc import Callable
+from contextlib import closing
+from dataclasses import replace
 from typing import Any, TypeVar
 
 import redis
@@ -184,13 +186,28 @@ def connect(url: str, *, timeout_s: float = 30.0) -> Client:
     a server that cannot be used and BrokerUnavailable for one that does not answer; none of them shows a user or a
     password. The rights that an ACL user needs are in docs/protocol.md.
     """
+    client = _client(Address.of(url), timeout_s)
+    client.ping()
+    _look_over(client)
+    return client
+
+
+def is_open_to_all(url: str, *, timeout_s: float) -> bool:
+    """Whether the server at `url` answers one who gives neither user nor password. Raises ConfigError."""
     address = Address.of(url)
+    options = {name: value for name, value in address.options.items() if name not in ("username", "password")}
+    with closing(_client(replace(address, options=options), timeout_s)) as stranger:
+        try:
+            return bool(stranger.ping())
+        except (BrokerError, redis.RedisError):
+            return False
+
+
+def _client(address: Address, timeout_s: float) -> Client:
     pool = _pool(address)
     client = Client.from_pool(pool)
     assert isinstance(client, Client)
     client.patience = Patience(f"redis at {address.shown}", timeout_s, pool)
-    client.ping()
-    _look_over(client)
     return client
 
 

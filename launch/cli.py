@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 
 from .. import __version__
-from .commands import dead, models, reward, runs, training
+from .commands import dead, doctor, models, reward, runs, training
 from .commands.options import RAW
 
 EXAMPLES = """\
@@ -14,6 +14,7 @@ examples:
   areal run configs/quickstart.yaml                         train; run it again to resume where it stopped
   areal run configs/quickstart.yaml run=try2 learner.steps=20   the same under another name, with other settings
   areal check configs/quickstart.yaml                       print the resolved configuration, start nothing
+  areal doctor configs/quickstart.yaml                      what this machine lacks for it, and how to mend it
   areal pretrain configs/warmstart_sort.yaml                make the small model that the quickstart starts from
   areal replay quickstart algorithm.objective.name=gspo     train again on the groups that a run recorded
   areal reward try ./mine.py:f --config CONFIG              what a reward says of rows, before a run is started with it
@@ -74,6 +75,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     training.add_training(commands)
     training.add_replay(commands)
+    doctor.add_doctor(commands)
     reward.add_reward(commands)
     runs.add_runs(commands)
     dead.add_dead(commands)

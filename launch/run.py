@@ -1,11 +1,10 @@
 """`areal run`: starts Redis and the roles, follows them, and leaves nothing running behind."""
 
-import importlib.util
 import logging
 import math
 import signal
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -13,17 +12,19 @@ from typing import Any, TypeVar
 
 from ..broker.address import with_credentials
 from ..broker.bulletin import DRAIN, RUN, Bulletin
-from ..broker.client import connect
-from ..broker.errors import BrokerUnavailable, ConfigError, EngineError
+from ..broker.client import Client, connect
+from ..broker.errors import BrokerUnavailable
 from ..broker.rollcall import RollCall
 from ..broker.server import EmbeddedRedis
 from .config import RunConfig, to_yaml
+from .inputs import check_inputs
 from .models import resolve_model
 from .progress import Progress
 from .records import Tally
 from .roles import RoleSpec
 from .rundir import METRICS, REDIS, RunDirectory, read_metrics
 from .supervisor import Beside, Supervisor
+from .transport import choose_transport, require_room, told
 from .watch import RollWatch
 from .words import IMAGES, TEXTS
 
@@ -41,50 +42,11 @@ ANSWER_S = 2.0
 def execute(config: RunConfig, config_folder: Path) -> int:
     """Run, or resume, a configuration; returns the exit code: 0 done, 130 drained on request. Raises ArealError."""
     model_path = str(resolve_model(config.model.path, config_folder, pipeline=config.denoising is not None))
-    _check(config)
+    check_inputs(config)
     words = TEXTS if config.denoising is None else IMAGES
     with RunDirectory(config.path, config=to_yaml(config)) as rundir, Progress(config.run, words=words) as progress:
         driver = Driver(config, model_path, rundir, progress)
         return driver.show() if driver.has_nothing_to_do() else driver.run()
-
-
-def _check(config: RunConfig) -> None:
-    """Find what is wrong with the data and the rewards before any process is started. Raises ConfigError."""
-    from ..learner.dataset import Dataset
-    from ..rewards.loading import load_reward
-    from ..rewards.reward import prepare, require_takes
-
-    rows = Dataset(config.dataset).eval_rows()
-    if config.denoising is not None and config.evaluation.judge is not None:
-        _check_judge(config.evaluation.judge, rows)
-    for reward in config.rewards.functions:
-        try:
-            loaded = prepare(reward.name, load_reward(reward.name), reward.kwargs)
-            require_takes(loaded, images=config.denoising is not None)
-            loaded.require_in_time(config.rewards.timeout_s)
-        except ConfigError:
-            raise
-        except (Exception, SystemExit) as error:  # the user's own file fails as it is loaded
-            raise ConfigError(f"rewards.functions: {reward.name}: {type(error).__name__}: {error}") from error
-    if config.cluster.address is None and config.denoising is None and importlib.util.find_spec("vllm") is None:
-        raise EngineError("vLLM is not installed. On a GPU: pip install 'areal-rl[gpu]'; on a CPU: make setup")
-
-
-def _check_judge(source: str, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Raise ConfigError for a judge that knows no classes, and for held-out rows that are of none that it knows."""
-    from ..learner.picture_files import find_pictures
-
-    key = "evaluation.judge"
-    classes = find_pictures(source, key=key).classes
-    if len(classes) < 2:
-        raise ConfigError(f"{key}: {source} holds the class {classes[0]!r} alone, and a judge tells two or more apart")
-    for row in rows:
-        label = row.get("label")
-        if not isinstance(label, int) or isinstance(label, bool) or not 0 <= label < len(classes):
-            raise ConfigError(
-                f"{key}: a held-out row has the label {label!r:.100}, and {source} knows the classes 0 to "
-                f"{len(classes) - 1}: give every row a label (dataset), or set {key} to null"
-            )
 
 
 class Driver:
@@ -116,6 +78,7 @@ class Driver:
         """Start everything, follow it to its end, stop everything."""
         with self._interruptible(), self._redis() as url:
             client = self._patiently(partial(connect, url, timeout_s=ANSWER_S))
+            self._choose_transport(client, url)
             bulletin = Bulletin(client, self._rundir.key)
             self._patiently(partial(bulletin.keep_order, RUN))
             after = self._patiently(bulletin.last)
@@ -221,6 +184,15 @@ class Driver:
             [RoleSpec(name, *shared, index=rank) for rank, name in enumerate(learners)],
             *([RoleSpec(name, *shared, index=index)] for index, name in enumerate(workers)),
         ]
+
+    def _choose_transport(self, client: Client, url: str) -> None:
+        """Settle how the weights travel, for all roles, and say so. Raises ArealError."""
+        choice = choose_transport(self._config, url)
+        broker = self._config.broker.model_copy(update={"weights": choice.weights})
+        self._config = self._config.model_copy(update={"broker": broker})
+        if choice.weights == "redis":
+            require_room(client, self._config, self._model_path)
+        self._say(told(choice))
 
     def _beside(self) -> Beside:
         """The processes of rewards, where Ray places them."""

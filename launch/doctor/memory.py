@@ -1,0 +1,204 @@
+"""What a model needs of memory, learner and engine, against what is here. Estimates, meant to be right by a third.
+
+Legend: P parameters of the model, T those that are trained, b bytes of one in model.dtype (float32 4, else 2).
+
+    learner     b·P, and for what is trained gradients 4T, moments 8T, and of 16 bits a master copy 4T (all by ranks); a
+                frozen copy b·P for a KL term without LoRA; a critic of its own as the policy again; activations of a
+                micro-batch; and beside it, in the machine's memory, copies for the checkpoint and for the engines
+    engine      b·P and the KV cache
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+from ..config import RunConfig
+from ..gpus import GpuShares
+from ..size import ModelSize
+from ..transport import weights_bytes
+from ..units import GIB, gib
+from .finding import Finding, ok, problem, warning
+
+LEARNER_PROCESS = 0.7 * GIB
+ENGINE_PROCESS = 1.5 * GIB
+RAY_PROCESSES = 0.8 * GIB
+"""What these take with a model of next to nothing: their code, and that of torch, vLLM and Ray."""
+
+LOGITS_AT_ONCE = 2**25
+CGROUP_LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
+
+
+@dataclass(frozen=True, slots=True)
+class Need:
+    """Bytes. `learner` is of a rank, where it computes; `beside` of a rank in the machine's memory if that is elsewhere.
+
+    engine:  the weights and a KV cache as large as is said, or on a GPU as one answer of full length needs.
+    weights: a version as it travels.
+    saved:   a checkpoint.
+    parts:   what the learner's consist of, in words.
+    """
+
+    learner: float
+    beside: float
+    engine: float
+    weights: int
+    saved: int
+    parts: str
+
+
+def need_of(config: RunConfig, size: ModelSize, *, on_gpu: bool) -> Need:
+    """What a run of this configuration needs of a model of this size."""
+    width = 4 if config.model.dtype == "float32" else 2
+    master = width == 2 and config.model.lora is None  # adapters are in float32
+    trained, ranks = size.trained(config.model.lora), config.learner.ranks
+    own = 4 if config.model.lora is not None else width
+    weights = float(width * size.parameters + (4 * trained if config.model.lora is not None else 0))
+    optimiser = trained * (4 + 8 + (4 if master else 0))
+    frozen = width * size.parameters if config.algorithm.kl.needs_scorer and config.model.lora is None else 0
+    held = weights + optimiser + frozen
+    critic = getattr(config.algorithm.advantage, "critic", None)
+    if critic is not None and not critic.shared:
+        held += width * size.parameters + size.parameters * (12 + (4 if width == 2 else 0))
+    activations = 0.0 if config.denoising is not None else _activations(config, size, width)
+    saved = own * trained + optimiser - 4 * trained
+    return Need(
+        learner=held / ranks + activations,
+        beside=(saved + 2 * own * trained) / ranks + LEARNER_PROCESS,
+        engine=width * size.parameters
+        + (kv_bytes(config, size) if on_gpu else config.rollout.engine.kv_cache_mib * 2**20),
+        weights=weights_bytes(config, size),
+        saved=saved,
+        parts=f"weights {gib(weights)}, gradients, moments and master copies {gib(optimiser)}, "
+        f"{f'frozen or critic {gib(held - weights - optimiser)}, ' if held > weights + optimiser else ''}"
+        f"activations {gib(activations)}{f', over {ranks} ranks' if ranks > 1 else ''}",
+    )
+
+
+def kv_bytes(config: RunConfig, size: ModelSize) -> int:
+    """Keys and values of one sequence of rollout.engine.max_model_len; 0 where the model's config does not say."""
+    told = size.config
+    heads = told.get("num_attention_heads", 0)
+    width = told.get("head_dim") or (told.get("hidden_size", 0) // heads if heads else 0)
+    kept = told.get("num_key_value_heads") or heads
+    each = 2 * told.get("num_hidden_layers", 0) * kept * width * (4 if config.model.dtype == "float32" else 2)
+    return int(each * config.rollout.engine.max_model_len)
+
+
+def _activations(config: RunConfig, size: ModelSize, width: int) -> float:
+    """Of one micro-batch, about: per token and layer 8 vectors of the model's width and 4 of the MLP's, and three logits."""
+    told, tokens = size.config, config.learner.tokens_per_microbatch
+    hidden, layers = told.get("hidden_size", 0), told.get("num_hidden_layers", 0)
+    layer = 8 * hidden + 4 * told.get("intermediate_size", 4 * hidden)
+    kept = layers * hidden + layer if config.model.gradient_checkpointing else layers * layer
+    logits = 4 * min(tokens * told.get("vocab_size", 0), LOGITS_AT_ONCE)
+    return float(tokens * kept * width + 3 * logits)
+
+
+def machine_bytes() -> tuple[int, int]:
+    """What memory this machine has, and what is free of it, within the limit of a container."""
+    seen = psutil.virtual_memory()
+    total, available = int(seen.total), int(seen.available)
+    for file in CGROUP_LIMITS:
+        try:
+            limit = int(file.read_text())
+        except (OSError, ValueError):  # "max", or no such file
+            continue
+        if limit < total:
+            total, available = limit, min(available, limit)
+    return total, available
+
+
+def look_at_memory(config: RunConfig, size: ModelSize | None, gpu_bytes: int, shares: GpuShares) -> Iterator[Finding]:
+    """The run's need against this machine, and against a GPU of so many bytes (0: there is none)."""
+    if size is None:
+        yield warning(
+            "memory",
+            f"how large {config.model.path} is cannot be told: there are no safetensors of it here",
+            "nothing to do if it is to be downloaded: look again when it has been",
+        )
+        return
+    need = need_of(config, size, on_gpu=gpu_bytes > 0)
+    yield ok("parameters", f"{size.parameters:,}, of which {size.trained(config.model.lora):,} are trained")
+    yield from _lengths(config, size, on_gpu=gpu_bytes > 0)
+    if gpu_bytes:
+        yield from _on_gpus(config, need, gpu_bytes, shares)
+    yield from _in_the_machine(config, need, on_gpu=gpu_bytes > 0)
+
+
+def _lengths(config: RunConfig, size: ModelSize, *, on_gpu: bool) -> Iterator[Finding]:
+    """Whether an answer of full length fits into the model, and into the KV cache of a CPU."""
+    if config.denoising is not None:
+        return
+    engine = config.rollout.engine
+    longest, each = size.config.get("max_position_embeddings"), kv_bytes(config, size)
+    if isinstance(longest, int) and longest < engine.max_model_len and not size.config.get("rope_scaling"):
+        yield problem(
+            "lengths",
+            f"rollout.engine.max_model_len is {engine.max_model_len}, and the model knows {longest} positions",
+            f"set rollout.engine.max_model_len to {longest} or less",
+        )
+    if on_gpu or not each:
+        return
+    room = engine.kv_cache_mib * 2**20 / each
+    seen = f"rollout.engine.kv_cache_mib {engine.kv_cache_mib} holds {room:,.{0 if room >= 10 else 1}f} sequences of max_model_len {engine.max_model_len}"
+    if room < 1:
+        remedy = f"set rollout.engine.kv_cache_mib to {-(-each // 2**20)} or more, or lower max_model_len"
+        yield problem("kv cache", f"{seen}, and vLLM wants one at least", remedy)
+    else:
+        yield ok("kv cache", seen)
+
+
+def _in_the_machine(config: RunConfig, need: Need, *, on_gpu: bool) -> Iterator[Finding]:
+    ranks, workers = config.learner.ranks, config.rollout.workers
+    learners = ranks * (need.beside + (0 if on_gpu else need.learner))
+    engines = workers * (ENGINE_PROCESS + (0 if on_gpu else need.engine))
+    wanted, (total, available) = learners + engines + RAY_PROCESSES, machine_bytes()
+    seen = f"about {gib(wanted)} wanted (learner {gib(learners)}, engines {gib(engines)}), {gib(available)} of {gib(total)} free"
+    remedy = (
+        "take LoRA, bfloat16 or model.gradient_checkpointing, lower learner.tokens_per_microbatch or rollout.workers, or take "
+        "a machine with more memory"
+    )
+    if not on_gpu:
+        seen += f"; learner: {need.parts}"
+    if wanted > total:
+        yield problem("memory", seen, remedy)
+    elif wanted > 0.9 * available:
+        yield warning("memory", seen, f"end what else runs here; or {remedy}")
+    else:
+        yield ok("memory", seen)
+
+
+def _on_gpus(config: RunConfig, need: Need, gpu_bytes: int, shares: GpuShares) -> Iterator[Finding]:
+    """The learner's need and the engines' share of one GPU, which they may share."""
+    engine, per_engine = config.rollout.engine, config.rollout.engine.tensor_parallel_size
+    share = engine.gpu_memory_utilization
+    weights = need.engine / per_engine
+    if weights > share * gpu_bytes:
+        yield problem(
+            "gpu memory",
+            f"an engine needs {gib(weights)} of each of {per_engine} GPUs (weights, and one sequence of max_model_len), and "
+            f"takes {gib(share * gpu_bytes)} (rollout.engine.gpu_memory_utilization {share:g})",
+            "raise rollout.engine.tensor_parallel_size or gpu_memory_utilization, or lower max_model_len",
+        )
+    engines = 0  # on one GPU that they share
+    beside_learner = 0 < shares.learner < 1
+    if 0 < shares.rollout < 1:
+        engines = round(1 / shares.rollout) - beside_learner
+    taken = engines * share * gpu_bytes
+    seen = f"the learner needs about {gib(need.learner)} of {gib(gpu_bytes)} ({need.parts})"
+    if engines:
+        who = "the learner and " if beside_learner else ""
+        seen += (
+            f"; {who}{engines} engines share one, each takes {share:g} of it (rollout.engine.gpu_memory_utilization)"
+        )
+    room = gpu_bytes - (need.learner if beside_learner else 0)
+    if need.learner > gpu_bytes or room <= 0:
+        remedy = "take more learner.ranks, LoRA or model.gradient_checkpointing, or lower learner.tokens_per_microbatch"
+        yield problem("gpu memory", seen, remedy)
+    elif taken > room:
+        fair = 0.95 * room / engines / gpu_bytes
+        yield problem("gpu memory", seen, f"set rollout.engine.gpu_memory_utilization to {fair:.2f}, or take more GPUs")
+    else:
+        yield ok("gpu memory", seen)
