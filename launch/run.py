@@ -18,6 +18,7 @@ from ..broker.rollcall import RollCall
 from ..broker.server import EmbeddedRedis
 from .config import RunConfig, to_yaml
 from .inputs import check_inputs
+from .loopback import keep_ray_on_loopback
 from .models import resolve_model
 from .progress import Progress
 from .records import Tally
@@ -41,6 +42,8 @@ ANSWER_S = 2.0
 
 def execute(config: RunConfig, config_folder: Path) -> int:
     """Run, or resume, a configuration; returns the exit code: 0 done, 130 drained on request. Raises ArealError."""
+    if config.cluster.address is None:
+        keep_ray_on_loopback()
     model_path = str(resolve_model(config.model.path, config_folder, pipeline=config.denoising is not None))
     check_inputs(config)
     words = TEXTS if config.denoising is None else IMAGES

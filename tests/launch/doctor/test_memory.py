@@ -102,7 +102,7 @@ def test_this_machines_memory_is_enough_or_not(configure: Configure, monkeypatch
         (80, FULL, ("model.dtype=bfloat16",), "problem", "learner.ranks"),
         (24, FULL, (LORA,), "problem", "tensor_parallel_size"),
         (80, GpuShares(0.5, 0.5), (LORA, "rollout.engine.gpu_memory_utilization=0.5"), "ok", "share one"),
-        (80, GpuShares(0.5, 0.5), (LORA,), "problem", "gpu_memory_utilization to 0.58"),
+        (80, GpuShares(0.5, 0.5), (LORA,), "problem", "gpu_memory_utilization to 0.60"),
         (80, GpuShares(1, 0.5), (LORA,), "problem", "gpu_memory_utilization to 0.47"),
     ],
 )
