@@ -264,7 +264,7 @@ def measure(server: EmbeddedRedis, count: int, *, latency_s: float, for_s: float
         _share(delivery.group.started_at, delivery.group.finished_at, begins, ends) for delivery in taker.taken
     )
     groups_per_s = groups / (ends - begins)
-    steps = [later - earlier for earlier, later in pairwise([at for at in taker.steps_at if begins <= at <= ends])]
+    steps = [later - earlier for earlier, later in pairwise(taker.steps_at) if later >= begins]
     return Row(
         workers=count,
         groups_per_s=groups_per_s,
@@ -310,9 +310,8 @@ def summarise(rows: Sequence[Row]) -> list[dict[str, Any]]:
 
 
 def show(found: Sequence[dict[str, Any]]) -> None:
-    table = Table(
-        "workers", "groups/s", "tokens/s", "steps/h", "efficiency", "of ideal", "CPU ms a group: workers, taker, redis"
-    )
+    titles = ("workers", "groups/s", "tokens/s", "steps/h", "efficiency", "of ideal")
+    table = Table(*titles, "CPU, ms a group", caption="CPU of workers, of the side that takes, and of Redis")
     for each in found:
         cpu = each["cpu_ms_per_group"]
         table.add_row(
@@ -322,7 +321,7 @@ def show(found: Sequence[dict[str, Any]]) -> None:
             f"{each['steps_per_h']:,.0f}",
             f"{each['efficiency']:.3f}",
             f"{each['of_ideal']:.3f}",
-            ", ".join(f"{cpu[party]:.1f}" for party in ("workers", "taker", "redis")),
+            " + ".join(f"{cpu[party]:.1f}" for party in ("workers", "taker", "redis")),
         )
     Console().print(table)
 
@@ -340,13 +339,14 @@ def main() -> None:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         asyncio.run(work(Spec(**json.loads(sys.stdin.read()))))
         return
-    load, rows = os.getloadavg()[0], []
+    rows, loads = [], []
     with tempfile.TemporaryDirectory() as folder:
         server = EmbeddedRedis(Path(folder) / "redis")
         server.start()
         try:
             for _ in range(options.rounds):
                 for count in random.sample(options.counts, len(options.counts)):
+                    loads.append(os.getloadavg()[0])
                     rows.append(
                         measure(server, count, latency_s=options.latency_s, for_s=options.for_s, folder=Path(folder))
                     )
@@ -362,7 +362,7 @@ def main() -> None:
         "cpus": os.cpu_count(),
         "machine": platform.machine(),
         "python": platform.python_version(),
-        "load_before": load,
+        "load": statistics.median(loads),
     }
     versions = {name: version(name) for name in ("redis", "hiredis", "numpy", "msgpack")}
     command = " ".join(["python", "benchmarks/cluster.py", *sys.argv[1:]])

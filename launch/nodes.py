@@ -91,9 +91,10 @@ def _read(answer: Path, address: str) -> list[Node]:
 
 @contextmanager
 def _marker(directory: Path) -> Iterator[Path]:
-    """A file in a folder of its own beside the run's directory, gone afterwards, with the folders made for it."""
-    missing = [place for place in (directory.parent, *directory.parent.parents) if not place.exists()]
-    folder = directory.parent / f".areal-{uuid.uuid4().hex[:12]}"
+    """A file in a folder of its own in the run's directory, or beside where that will be; gone afterwards, as all made for it."""
+    place = directory if directory.is_dir() else directory.parent
+    missing = [folder for folder in (place, *place.parents) if not folder.exists()]
+    folder = place / f".areal-{uuid.uuid4().hex[:12]}"
     folder.mkdir(parents=True)
     marker = folder / "marker"
     try:
@@ -102,10 +103,10 @@ def _marker(directory: Path) -> Iterator[Path]:
     finally:
         marker.unlink(missing_ok=True)
         folder.rmdir()
-        for place in missing:  # the deepest first
-            if any(place.iterdir()):
+        for made in missing:  # the deepest first
+            if any(made.iterdir()):
                 break
-            place.rmdir()
+            made.rmdir()
 
 
 # In the process that asks

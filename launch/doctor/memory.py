@@ -116,7 +116,7 @@ def look_at_memory(config: RunConfig, size: ModelSize | None, gpu_bytes: int, sh
         yield warning(
             "memory",
             f"how large {config.model.path} is cannot be told: there are no safetensors of it here",
-            "nothing to do if it is to be downloaded: look again when it has been",
+            "look again once it has been downloaded, or converted",
         )
         return
     need = need_of(config, size, on_gpu=gpu_bytes > 0)

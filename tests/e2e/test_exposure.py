@@ -44,6 +44,8 @@ def test_everything_listens_on_loopback_alone(start_run: StartRun) -> None:
     found = listening(run)
     assert {"redis-server", "gcs_server", "raylet"} <= set(found.values()), found
     assert [f"{name} on {address}" for address, name in found.items() if not is_loopback(address)] == []
+    raylet = next(process for process in run.alive() if process.name() == "raylet")
+    assert raylet.environ()["RAY_AUTH_MODE"] == "token"
     assert "weights travel through the run's directory: the run is on one machine" in run.text
     run.process.send_signal(psutil.signal.SIGINT)
     assert run.wait(120) == 130, run.text

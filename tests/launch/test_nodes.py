@@ -39,10 +39,15 @@ def test_a_node_that_sees_another_folder_or_no_redis_says_so(tmp_path: Path) -> 
 
 
 def test_the_marker_leaves_what_was_there(tmp_path: Path) -> None:
-    (tmp_path / "runs").mkdir()
-    with _marker(tmp_path / "runs" / "mine") as marker:
-        assert marker.read_text() == marker.parent.name
-    assert list((tmp_path / "runs").iterdir()) == []
+    runs = tmp_path / "runs"
+    runs.mkdir()
+    with _marker(runs / "mine") as marker:
+        assert marker.read_text() == marker.parent.name and marker.parent.parent == runs
+    assert list(runs.iterdir()) == []
+    (runs / "mine").mkdir()
+    with _marker(runs / "mine") as marker:
+        assert marker.parent.parent == runs / "mine"
+    assert list(runs.iterdir()) == [runs / "mine"] and not any((runs / "mine").iterdir())
 
 
 @pytest.mark.slow
@@ -66,8 +71,14 @@ def ray_address(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 
 
 @pytest.mark.slow
-def test_nodes_of_a_real_cluster_answer(ray_address: str, redis_url: str, client: Client, tmp_path: Path) -> None:
+def test_nodes_of_a_real_cluster_answer_who_has_its_token(
+    ray_address: str, redis_url: str, client: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (node,) = survey(ray_address, tmp_path / "runs" / "mine", redis_url)
     assert (node.host, node.cpus, node.error, node.redis) == ("127.0.0.1", 2.0, "", "")
     assert node.sees and abs(node.skew_s) < 1 and node.name == os.uname().nodename
     assert "areal-rl" in node.packages
+    monkeypatch.delenv("RAY_AUTH_TOKEN")
+    monkeypatch.delenv("RAY_AUTH_MODE")
+    with pytest.raises(ArealError, match="RAY_AUTH_TOKEN are set here as there"):
+        survey(ray_address, tmp_path / "runs" / "mine", redis_url, timeout_s=8.0)
