@@ -1,6 +1,5 @@
 """`areal run`: starts Redis and the roles, follows them, and leaves nothing running behind."""
 
-import importlib.util
 import logging
 import math
 import signal
@@ -14,15 +13,19 @@ from typing import Any, TypeVar
 from ..broker.address import with_credentials
 from ..broker.bulletin import DRAIN, RUN, Bulletin
 from ..broker.client import connect
-from ..broker.errors import BrokerUnavailable, ConfigError, EngineError
+from ..broker.errors import BrokerUnavailable, ConfigError
+from ..broker.fleet import Fleet
+from ..broker.keys import TRAIN
+from ..broker.lane import Lane
 from ..broker.rollcall import RollCall
 from ..broker.server import EmbeddedRedis
 from .config import RunConfig, to_yaml
-from .models import resolve_model
+from .models import require_vllm, resolve_model
 from .progress import Progress
 from .records import Tally
 from .roles import RoleSpec
 from .rundir import METRICS, REDIS, RunDirectory, read_metrics
+from .scaler import Broker, Scaler
 from .supervisor import Beside, Supervisor
 from .watch import RollWatch
 from .words import IMAGES, TEXTS
@@ -65,8 +68,8 @@ def _check(config: RunConfig) -> None:
             raise
         except (Exception, SystemExit) as error:  # the user's own file fails as it is loaded
             raise ConfigError(f"rewards.functions: {reward.name}: {type(error).__name__}: {error}") from error
-    if config.cluster.address is None and config.denoising is None and importlib.util.find_spec("vllm") is None:
-        raise EngineError("vLLM is not installed. On a GPU: pip install 'areal-rl[gpu]'; on a CPU: make setup")
+    if config.cluster.address is None and config.denoising is None:
+        require_vllm()
 
 
 def _check_judge(source: str, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -96,6 +99,7 @@ class Driver:
         self._progress = progress
         self._tally = Tally(time.time(), earlier=rundir.earlier, invocations=rundir.invocations)
         self._server: EmbeddedRedis | None = None
+        self._scaler: Scaler | None = None
         self._interrupts = 0
         self._finished = False
         self._saved_at = time.monotonic()
@@ -127,11 +131,20 @@ class Driver:
                 beside=self._beside(),
                 heard=partial(self._patiently, roll.heard),
             )
+            self._scaler = Scaler(
+                self._config,
+                Broker(Fleet(client, self._rundir.key), roll, Lane(client, self._rundir.key, TRAIN)),
+                supervisor,
+                partial(self._worker, url),
+                beside=self._beside_each(),
+            )
+            self._patiently(self._scaler.begin)
             try:
                 self._say("starting Ray and the roles")
                 supervisor.start()
                 self._catch_signals()  # Ray has taken SIGTERM for itself
                 self._follow(supervisor, bulletin, watch, after)
+                self._patiently(self._scaler.await_guests)
             finally:
                 supervisor.stop()
                 self._conclude()
@@ -139,10 +152,13 @@ class Driver:
 
     def _follow(self, supervisor: Supervisor, bulletin: Bulletin, watch: RollWatch, after: str) -> None:
         order, drained_by = RUN, math.inf
+        scaler = self._scaler
+        assert scaler is not None
         while not supervisor.all_done():
             after = self._take_new(bulletin, after)
             supervisor.tick()
-            for level, text in [*supervisor.drain_events(), *self._patiently(watch.changes)]:
+            self._patiently(partial(scaler.tick, ending=order == DRAIN or supervisor.is_done("learner")))
+            for level, text in [*supervisor.drain_events(), *scaler.drain_events(), *self._patiently(watch.changes)]:
                 self._say(text, level)
             if order == RUN and (self._interrupts or supervisor.is_done("learner")):
                 order, drained_by = DRAIN, time.monotonic() + self._config.cluster.drain_s
@@ -187,6 +203,8 @@ class Driver:
         self._rundir.write(record)
         self._tally.add(record)
         self._progress.show(record)
+        if self._scaler is not None:
+            self._scaler.add(record)
         if record["kind"] == "final":
             self._finished = record["finished"]
 
@@ -213,20 +231,28 @@ class Driver:
     def _companies(self, url: str) -> list[list[RoleSpec]]:
         """The ranks of the learner, which live and die together, and each rollout worker."""
         learners = ["learner", *(f"learner-{rank}" for rank in range(1, self._config.learner.ranks))]
-        workers = [f"rollout-{index}" for index in range(self._config.rollout.workers)]
-        config = self._config.model_dump(mode="json")
-        shared = (config, self._model_path, url, str(self._rundir.path), self._rundir.key)
         return [
-            [RoleSpec(name, *shared, index=rank) for rank, name in enumerate(learners)],
-            *([RoleSpec(name, *shared, index=index)] for index, name in enumerate(workers)),
+            [self._spec(url, name, rank) for rank, name in enumerate(learners)],
+            *([self._worker(url, index)] for index in range(self._config.rollout.workers)),
         ]
 
+    def _worker(self, url: str, index: int) -> RoleSpec:
+        return self._spec(url, f"rollout-{index}", index)
+
+    def _spec(self, url: str, name: str, index: int) -> RoleSpec:
+        config = self._config.model_dump(mode="json")
+        return RoleSpec(name, config, self._model_path, url, str(self._rundir.path), self._rundir.key, index=index)
+
     def _beside(self) -> Beside:
-        """The processes of rewards, where Ray places them."""
+        """What all workers have Ray place besides."""
+        autoscale = self._config.cluster.autoscale
+        return self._beside_each().times(max(self._config.rollout.workers, autoscale.max if autoscale else 0))
+
+    def _beside_each(self) -> Beside:
+        """The processes of a worker's rewards, where Ray places them."""
         rewards, wanted = self._config.rewards, self._config.rewards.resources
-        count = rewards.workers * self._config.rollout.workers if rewards.where == "ray" else 0
-        custom = {name: count * each for name, each in wanted.custom.items()}
-        return Beside(count * wanted.cpus, count * wanted.gpus, custom)
+        each = Beside(wanted.cpus, wanted.gpus, wanted.custom)
+        return each.times(rewards.workers if rewards.where == "ray" else 0)
 
     @contextmanager
     def _redis(self) -> Iterator[str]:
