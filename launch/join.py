@@ -8,6 +8,7 @@ import logging
 import os
 import secrets
 import signal
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -183,8 +184,9 @@ class Guests:
                     time.sleep(TICK_S)
             finally:
                 self._kill_all()
-        self._say(f"{self._run.name} {'has ended' if self._ending else 'goes on without them'}")
-        return 0 if self._ending else 130
+        left = self._interrupts and not self._ending
+        self._say(f"{self._run.name} {'goes on without them' if left else 'has ended'}")
+        return 130 if left else 0
 
     # Orders
 
@@ -303,6 +305,7 @@ class Guests:
 
     def _say(self, text: str, style: str = "") -> None:
         self._screen.put((text, style))
+        sys.stdout.flush()
 
     @contextmanager
     def _interruptible(self) -> Iterator[None]:

@@ -1,5 +1,6 @@
 """`areal scale`: how many rollout workers a run is to have from now on."""
 
+import sys
 import time
 from collections.abc import Sequence
 
@@ -57,6 +58,7 @@ def scale(run: Located, count: int, *, wait: bool, timeout_s: float) -> int:
         text = _progress(run, roster)
         if text != told:
             screen.put(f"{span(time.monotonic() - began):>7}  ", text)
+            sys.stdout.flush()
             told = text
         if time.monotonic() - began > timeout_s:
             raise DeadlineExceeded(

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from ..broker.bulletin import RUN
+from ..broker.errors import ConfigError
 from ..broker.fleet import JOINED, Fleet, Roster, Wish
 from ..broker.lane import Lane
 from ..broker.rollcall import Heard, RollCall
@@ -56,7 +57,6 @@ class Scaler:
         self._supervisor = supervisor
         self._make = make
         self._beside = beside
-        self._offer = write_offer(config)
         self._count = self._next = config.rollout.workers
         self._wish = self._trouble = self._given_up = ""
         self._seen: set[str] = set()
@@ -67,6 +67,11 @@ class Scaler:
         autoscale = config.cluster.autoscale
         self._balance = None if autoscale is None else Balance(autoscale)
         self._events: list[tuple[str, str]] = []
+        self._offer = b""
+        try:
+            self._offer = write_offer(config)
+        except ConfigError as error:
+            self._events.append(("warning", f"workers from outside cannot join: {error}"))
 
     def begin(self) -> None:
         """Forget what was wished of an earlier invocation, and lay out what workers from outside need."""

@@ -12,10 +12,11 @@ from pathlib import Path
 import pytest
 
 from areal.broker.bulletin import DRAIN, RUN, Bulletin
-from areal.broker.client import Client
+from areal.broker.client import Client, connect
 from areal.broker.fleet import JOINED, Fleet
 from areal.broker.keys import Keys
 from areal.broker.rollcall import Member, RollCall
+from areal.broker.server import EmbeddedRedis
 from areal.launch import join, locate
 from areal.launch.config import RunConfig, load_run_config
 from areal.launch.offer import write_offer
@@ -29,6 +30,7 @@ import json, os, sys, time
 from areal.broker.bulletin import RUN, Bulletin
 from areal.broker.client import connect
 from areal.broker.rollcall import Member, RollCall
+from areal.broker.server import EmbeddedRedis
 tell, spec = int(sys.argv[-1]), json.loads(sys.stdin.read())
 name, client = spec["name"], connect(spec["broker_url"])
 print(spec["shared"], spec["index"])
@@ -235,6 +237,26 @@ def test_what_no_other_try_can_mend_is_told_at_once(
     workers(begins="""os.write(tell, b'{"kind": "ConfigError", "text": "no such reward"}'); sys.exit(1)""")
     code, out, err = areal("join", redis_url, meadow.key)
     assert code == 2 and "no such reward" in err and "again" not in out
+
+
+def test_a_redis_that_is_gone_for_good_ends_them(
+    client: Client, run: str, workers: Callable[..., None], areal: Areal, here: Path
+) -> None:
+    """As when the driver of a run with a Redis of its own is killed."""
+    server = EmbeddedRedis(here / "redis")
+    url = server.start()
+    with connect(url) as own:
+        meadow = Meadow(own, run, here)
+        pids: list[int] = []
+
+        def act() -> None:
+            pids.extend(member.pid for member in meadow.await_members(1))
+            server.stop()
+
+        with meanwhile(act):
+            code, _, err = areal("join", url, run, "broker.timeout_s=0.5")
+    assert code == 1 and "did not answer" in err and url.split(":")[2].partition("@")[0] not in err
+    assert not any(Path(f"/proc/{pid}").exists() for pid in pids)
 
 
 # What is wrong before anything is started

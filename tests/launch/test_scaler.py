@@ -117,6 +117,14 @@ def test_what_it_says_is_said_again_to_a_redis_that_lost_it(house: House) -> Non
     assert house.order("rollout-1") == LEAVE and house.fleet.offer() is not None
 
 
+def test_a_configuration_that_is_too_long_to_be_offered_stops_no_run(
+    monkeypatch: pytest.MonkeyPatch, client: Client, run: str
+) -> None:
+    house = House(monkeypatch, client, run, f"rollout.sampling.stop=[{'x' * 2**20}]")
+    assert house.tick().workers == ("rollout-0",) and house.fleet.offer() is None
+    assert house.told[0].startswith("workers from outside cannot join: the configuration is 10")
+
+
 def test_a_wish_of_an_earlier_invocation_is_forgotten(
     monkeypatch: pytest.MonkeyPatch, client: Client, run: str
 ) -> None:
