@@ -6,7 +6,7 @@ then the role's alone. It ends with the actor, whatever ends that.
 
 from dataclasses import replace
 
-from .process import RoleProcess, importing
+from .process import RoleProcess, own_environment
 from .roles import RoleSpec
 
 
@@ -18,7 +18,7 @@ class RoleActor:
 
     def run(self) -> None:
         """Until the role ends; raises the ArealError that it ended on, or one that tells how its process died."""
-        RoleProcess(self._spec, importing() | _ray_of_ours()).require_good_end()
+        RoleProcess(self._spec, own_environment() | _ray_of_ours()).require_good_end()
 
 
 def _ray_of_ours() -> dict[str, str]:

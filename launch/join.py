@@ -28,7 +28,7 @@ from .config import RunConfig
 from .locate import Located, Place, open_run
 from .models import require_vllm, resolve_model
 from .offer import read_offer
-from .process import RoleProcess, importing
+from .process import RoleProcess, own_environment
 from .roles import ROLLOUT, RoleSpec
 from .screen import Screen, plural
 
@@ -251,7 +251,7 @@ class Guests:
             if self._leaving_at is not None:
                 self._be_done(guest)
             elif time.monotonic() >= guest.start_at:
-                guest.process = RoleProcess(guest.spec, importing())
+                guest.process = RoleProcess(guest.spec, own_environment())
                 guest.started_at, guest.start_at = time.monotonic(), None
 
     def _end(self, guest: Guest) -> None:

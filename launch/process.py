@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from ..broker import errors
@@ -19,7 +20,11 @@ MAX_REPORT_BYTES = 65_536
 class RoleProcess:
     """Runs one role; it ends with the thread that has started it. What the role prints goes to its log."""
 
-    def __init__(self, spec: RoleSpec, environment: Mapping[str, str]) -> None:
+    def __init__(self, spec: RoleSpec, environment: Mapping[str, str], *, folder: Path | None = None) -> None:
+        """
+        environment: all of it.
+        folder: the working directory; that of this process by default.
+        """
         self.spec = spec
         self._reading, writing = os.pipe()
         spec.log.parent.mkdir(parents=True, exist_ok=True)
@@ -30,7 +35,8 @@ class RoleProcess:
                 stdout=log,
                 stderr=log,
                 pass_fds=[writing],
-                env=os.environ | environment,
+                env=environment,
+                cwd=folder,
                 preexec_fn=begin_child,  # noqa: PLW1509 - it allocates nothing and takes no lock
             )
         os.close(writing)
@@ -61,9 +67,9 @@ class RoleProcess:
             raise _error_of(exit_code, report)
 
 
-def importing() -> dict[str, str]:
-    """What a role's process needs to import what is imported here."""
-    return {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+def own_environment() -> dict[str, str]:
+    """The environment of this process, with what a role's needs to import what is imported here."""
+    return os.environ | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
 
 
 def _read_now(descriptor: int) -> bytes:

@@ -197,7 +197,7 @@ class Supervisor:
             elif self._is_waiting(placed) or time.monotonic() > company.leaving_at + self._config.drain_s + HURRY_S:
                 self._kill(company)
         if not company.running():
-            self._companies.remove(company)
+            self._forget(company)
             self._events.append(("info", f"{company.leader.spec.name} has left"))
 
     def _is_waiting(self, placed: Placed) -> bool:
@@ -208,10 +208,14 @@ class Supervisor:
         try:
             self._look_after(company)
         except ArealError as error:
-            self._kill(company)
-            self._companies.remove(company)
+            self._forget(company)
             self.given_up = f"{company.leader.spec.name} is given up: {error}"
             self._events.append(("error", f"{self.given_up}\n  the run goes on without it"))
+
+    def _forget(self, company: Company) -> None:
+        """Leave nothing of it on the cluster, nor here."""
+        self._kill(company)
+        self._companies.remove(company)
 
     # Where roles go
 
