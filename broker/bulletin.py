@@ -11,14 +11,15 @@ from .keys import Keys
 logger = logging.getLogger(__name__)
 
 MAX_RECORDS = 100_000
-RUN, DRAIN = "run", "drain"
+RUN, LEAVE, DRAIN = "run", "leave", "drain"
+"""Work; take nothing new and end when what is under way is done; hand back what is under way and end."""
 
 
 class Bulletin:
     """The run's notice board."""
 
     def __init__(self, client: Client, run: str) -> None:
-        keys = Keys(run)
+        keys = self._keys = Keys(run)
         self._client: Any = client
         self._records = keys.records
         self._order = keys.order
@@ -50,6 +51,13 @@ class Bulletin:
         """The order in force."""
         word = self._client.get(self._order)
         return DRAIN if word == DRAIN.encode() else RUN
+
+    def ordered_of(self, worker: str) -> str:
+        """The order in force for one worker, who may have been told to leave a run that goes on; see broker/fleet.py."""
+        words = self._client.mget(self._order, self._keys.leave(worker))
+        if DRAIN.encode() in words:
+            return DRAIN
+        return LEAVE if words[1] == LEAVE.encode() else RUN
 
     def lead(self, after: int = 0) -> int:
         """Begin a new epoch as the run's learner, above `after`, and end every earlier one's; by the time, in Unix ms."""

@@ -48,6 +48,25 @@ class Keys:
         """What the run has been told to do (run, drain)."""
         return self.of("order")
 
+    def leave(self, worker: str) -> str:
+        """What one worker has been told to do while the run goes on (leave, drain); it is not there for one that stays."""
+        return self.of("leave", worker)
+
+    @property
+    def wish(self) -> str:
+        """How many workers somebody wants."""
+        return self.of("fleet", "wish")
+
+    @property
+    def fleet(self) -> str:
+        """The workers that the driver has placed, and what has become of the last wish."""
+        return self.of("fleet")
+
+    @property
+    def offer(self) -> str:
+        """What a worker that joins from outside needs to know."""
+        return self.of("offer")
+
     def meeting(self, epoch: int) -> str:
         """Where the ranks of that epoch's learner meet."""
         return self.of("meeting", str(epoch))

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 
 from .. import __version__
-from .commands import dead, doctor, models, reward, runs, training
+from .commands import dead, doctor, fleet, models, reward, runs, training
 from .commands.options import RAW
 
 EXAMPLES = """\
@@ -19,6 +19,8 @@ examples:
   areal replay quickstart algorithm.objective.name=gspo     train again on the groups that a run recorded
   areal reward try ./mine.py:f --config CONFIG              what a reward says of rows, before a run is started with it
   areal runs                                                which runs there are, and which of them run
+  areal scale quickstart rollout=4                          more workers, or fewer, while it goes on
+  areal join redis://host:6379/0 quickstart                 workers of this machine for a run elsewhere
   areal dead list quickstart                                what could not be done, and why
   areal export quickstart                                   the newest checkpoint, as vLLM and transformers load it
   areal sample rlcm_digits_compress                         images of an image policy, before and now
@@ -78,6 +80,8 @@ def _parser() -> argparse.ArgumentParser:
     doctor.add_doctor(commands)
     reward.add_reward(commands)
     runs.add_runs(commands)
+    fleet.add_scale(commands)
+    fleet.add_join(commands)
     dead.add_dead(commands)
     runs.add_purge(commands)
     models.add_export(commands)

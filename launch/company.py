@@ -28,13 +28,16 @@ class Company:
     """The first of its members leads: once that has ended well, the work of all is done.
 
     It was placed at `placed_at`, `restarts` times in a row after a death; while none of it runs, it will be at
-    `restart_at`. Times are of the monotonic clock.
+    `restart_at`. One that was `added` while the run went on is given up where another would end the run; one that is to
+    leave was told so at `leaving_at`. Times are of the monotonic clock.
     """
 
     members: list[Placed]
     placed_at: float = 0.0
     restarts: int = 0
     restart_at: float | None = None
+    added: bool = False
+    leaving_at: float | None = None
 
     @property
     def leader(self) -> Placed:

@@ -26,6 +26,7 @@ from ..learner.config import (
 from ..learner.data.config import HUB, PartConfig, kind_of
 from ..rewards.config import RewardConfig, RewardsConfig
 from ..rollout.config import RolloutConfig
+from .autoscale import AutoscaleConfig
 from .parts import keys_and_models
 from .written import load_tree
 
@@ -40,6 +41,11 @@ class ClusterConfig(BaseModel):
     address: str | None = Field(None, description="a Ray cluster (auto, or ray://…); without it Ray is started here")
     max_restarts: int = Field(3, ge=0, description="how often in a row a role is started again before the run gives up")
     drain_s: float = Field(60.0, gt=0, description="how long roles may take to drain before they are killed")
+    autoscale: AutoscaleConfig | None = Field(
+        None,
+        description="limits between which the number of rollout workers follows who waits for whom; without it, it stays "
+        "as it is until `areal scale`",
+    )
 
 
 class RunConfig(BaseModel):

@@ -1,11 +1,11 @@
 """What a configuration names beside the model, looked at before any process is started: rows, rewards, the judge."""
 
-import importlib.util
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from ..broker.errors import ConfigError, EngineError
+from ..broker.errors import ConfigError
 from .config import RunConfig
+from .models import require_vllm
 
 if TYPE_CHECKING:
     from ..learner.dataset import Dataset
@@ -15,8 +15,8 @@ def check_inputs(config: RunConfig) -> None:
     """Find what is wrong with the data and the rewards. Raises ConfigError, and EngineError where vLLM is missing."""
     check_judge(config, rows_of(config).eval_rows())
     check_rewards(config)
-    if config.cluster.address is None and config.denoising is None and importlib.util.find_spec("vllm") is None:
-        raise EngineError("vLLM is not installed. On a GPU: pip install 'areal-rl[gpu]'; on a CPU: make setup")
+    if config.cluster.address is None and config.denoising is None:
+        require_vllm()
 
 
 def rows_of(config: RunConfig) -> "Dataset":

@@ -11,7 +11,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from ..broker.errors import ConfigError
+from ..broker.errors import ConfigError, EngineError
 
 logger = logging.getLogger(__name__)
 
@@ -54,6 +54,12 @@ def _require_model(folder: Path, *, pipeline: bool) -> None:
     if pipeline:
         raise ConfigError(f"model.path: {folder} is no pipeline of diffusers, and denoising is for an image policy")
     raise ConfigError(f"model.path: {folder} is a pipeline of diffusers: an image policy needs the part denoising")
+
+
+def require_vllm() -> None:
+    """Raises EngineError where there is no engine for language models."""
+    if importlib.util.find_spec("vllm") is None:
+        raise EngineError("vLLM is not installed. On a GPU: pip install 'areal-rl[gpu]'; on a CPU: make setup")
 
 
 def cache_folder() -> Path:

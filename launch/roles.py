@@ -31,7 +31,8 @@ MAX_TEXT = 8_000
 class RoleSpec:
     """What a role's process is told: the configuration (as JSON values), the model's place, and the broker's URL.
 
-    `host` is the address by which Ray knows the node that it runs on, which its actor adds.
+    `host` is the address by which Ray knows the node that it runs on, which its actor adds. `directory` is the run's, or a
+    folder of a worker's own that has joined from outside, for which `shared` is then the run's as its host sees it.
     """
 
     name: str
@@ -42,6 +43,7 @@ class RoleSpec:
     run_key: str
     index: int = 0
     host: str = ""
+    shared: str = ""
 
     @property
     def role(self) -> str:
@@ -52,6 +54,11 @@ class RoleSpec:
     def log(self) -> Path:
         """Where everything that the role prints goes."""
         return Path(self.directory) / "logs" / f"{self.name}.log"
+
+    @property
+    def weights(self) -> Path:
+        """Where weights are shared, if they travel by a directory."""
+        return Path(self.shared or self.directory) / "weights"
 
     def to_json(self) -> str:
         return json.dumps(asdict(self))
@@ -139,7 +146,7 @@ async def _rollout(spec: RoleSpec, config: RunConfig, client: Client, activity: 
     rollout = config.rollout
     engine = _image_engine(spec, config) if config.denoising else _token_engine(spec, config)
     tokenizer = None if config.denoising else _tokenizer(spec.model_path)
-    store = open_store(client, spec.run_key, config.broker, Path(spec.directory) / "weights")
+    store = open_store(client, spec.run_key, config.broker, spec.weights)
     pool = RewardPool(config.rewards)
     await pool.start()
     try:

@@ -14,6 +14,9 @@ from ..broker.address import with_credentials
 from ..broker.bulletin import DRAIN, RUN, Bulletin
 from ..broker.client import Client, connect
 from ..broker.errors import BrokerUnavailable
+from ..broker.fleet import Fleet
+from ..broker.keys import TRAIN
+from ..broker.lane import Lane
 from ..broker.rollcall import RollCall
 from ..broker.server import EmbeddedRedis
 from .config import RunConfig, to_yaml
@@ -24,6 +27,7 @@ from .progress import Progress
 from .records import Tally
 from .roles import RoleSpec
 from .rundir import METRICS, REDIS, RunDirectory, read_metrics
+from .scaler import Broker, Scaler
 from .supervisor import Beside, Supervisor
 from .transport import choose_transport, require_room, told
 from .watch import RollWatch
@@ -62,6 +66,7 @@ class Driver:
         self._progress = progress
         self._tally = Tally(time.time(), earlier=rundir.earlier, invocations=rundir.invocations)
         self._server: EmbeddedRedis | None = None
+        self._scaler: Scaler | None = None
         self._interrupts = 0
         self._finished = False
         self._saved_at = time.monotonic()
@@ -94,11 +99,20 @@ class Driver:
                 beside=self._beside(),
                 heard=partial(self._patiently, roll.heard),
             )
+            self._scaler = Scaler(
+                self._config,
+                Broker(Fleet(client, self._rundir.key), roll, Lane(client, self._rundir.key, TRAIN)),
+                supervisor,
+                partial(self._worker, url),
+                beside=self._beside_each(),
+            )
+            self._patiently(self._scaler.begin)
             try:
                 self._say("starting Ray and the roles")
                 supervisor.start()
                 self._catch_signals()  # Ray has taken SIGTERM for itself
                 self._follow(supervisor, bulletin, watch, after)
+                self._patiently(self._scaler.await_guests)
             finally:
                 supervisor.stop()
                 self._conclude()
@@ -106,10 +120,13 @@ class Driver:
 
     def _follow(self, supervisor: Supervisor, bulletin: Bulletin, watch: RollWatch, after: str) -> None:
         order, drained_by = RUN, math.inf
+        scaler = self._scaler
+        assert scaler is not None
         while not supervisor.all_done():
             after = self._take_new(bulletin, after)
             supervisor.tick()
-            for level, text in [*supervisor.drain_events(), *self._patiently(watch.changes)]:
+            self._patiently(partial(scaler.tick, ending=order == DRAIN or supervisor.is_done("learner")))
+            for level, text in [*supervisor.drain_events(), *scaler.drain_events(), *self._patiently(watch.changes)]:
                 self._say(text, level)
             if order == RUN and (self._interrupts or supervisor.is_done("learner")):
                 order, drained_by = DRAIN, time.monotonic() + self._config.cluster.drain_s
@@ -154,6 +171,8 @@ class Driver:
         self._rundir.write(record)
         self._tally.add(record)
         self._progress.show(record)
+        if self._scaler is not None:
+            self._scaler.add(record)
         if record["kind"] == "final":
             self._finished = record["finished"]
 
@@ -180,13 +199,17 @@ class Driver:
     def _companies(self, url: str) -> list[list[RoleSpec]]:
         """The ranks of the learner, which live and die together, and each rollout worker."""
         learners = ["learner", *(f"learner-{rank}" for rank in range(1, self._config.learner.ranks))]
-        workers = [f"rollout-{index}" for index in range(self._config.rollout.workers)]
-        config = self._config.model_dump(mode="json")
-        shared = (config, self._model_path, url, str(self._rundir.path), self._rundir.key)
         return [
-            [RoleSpec(name, *shared, index=rank) for rank, name in enumerate(learners)],
-            *([RoleSpec(name, *shared, index=index)] for index, name in enumerate(workers)),
+            [self._spec(url, name, rank) for rank, name in enumerate(learners)],
+            *([self._worker(url, index)] for index in range(self._config.rollout.workers)),
         ]
+
+    def _worker(self, url: str, index: int) -> RoleSpec:
+        return self._spec(url, f"rollout-{index}", index)
+
+    def _spec(self, url: str, name: str, index: int) -> RoleSpec:
+        config = self._config.model_dump(mode="json")
+        return RoleSpec(name, config, self._model_path, url, str(self._rundir.path), self._rundir.key, index=index)
 
     def _choose_transport(self, client: Client, url: str) -> None:
         """Settle how the weights travel, for all roles, and say so. Raises ArealError."""
@@ -198,11 +221,15 @@ class Driver:
         self._say(told(choice))
 
     def _beside(self) -> Beside:
-        """The processes of rewards, where Ray places them."""
+        """What all workers have Ray place besides."""
+        autoscale = self._config.cluster.autoscale
+        return self._beside_each().times(max(self._config.rollout.workers, autoscale.max if autoscale else 0))
+
+    def _beside_each(self) -> Beside:
+        """The processes of a worker's rewards, where Ray places them."""
         rewards, wanted = self._config.rewards, self._config.rewards.resources
-        count = rewards.workers * self._config.rollout.workers if rewards.where == "ray" else 0
-        custom = {name: count * each for name, each in wanted.custom.items()}
-        return Beside(count * wanted.cpus, count * wanted.gpus, custom)
+        each = Beside(wanted.cpus, wanted.gpus, wanted.custom)
+        return each.times(rewards.workers if rewards.where == "ray" else 0)
 
     @contextmanager
     def _redis(self) -> Iterator[str]:

@@ -8,13 +8,15 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from ..broker.bulletin import DRAIN, LEAVE
 from ..broker.errors import ArealError, ConfigError, ModelError, TooManyDeadLetters
 from ..broker.rollcall import Heard
 from .actor import RoleActor
 from .company import Company, Placed
 from .config import ClusterConfig
 from .gpus import GpuShares, deal
-from .roles import LEARNER, RoleSpec
+from .roles import LEARNER, ROLLOUT, RoleSpec
+from .room import lacking
 
 logger = logging.getLogger(__name__)
 
@@ -26,6 +28,12 @@ RAY_ENVIRONMENT = {
 }
 BACKOFF_S = 1.0
 PLACE_TIMEOUT_S = 180.0
+MAX_PER_CORE = 4
+"""Workers of a run for each core, where only one machine is there for it."""
+
+HURRY_S = 15.0
+"""How long a worker that is to leave at once may take, from when it is told so."""
+
 STEADY_S = 120.0
 """Roles that have lived for so long before one died start with a clean count, if they have got something done."""
 
@@ -40,6 +48,10 @@ class Beside:
     cpus: float = 0.0
     gpus: float = 0.0
     custom: Mapping[str, float] = field(default_factory=dict)
+
+    def times(self, count: int) -> "Beside":
+        """So often the same."""
+        return Beside(self.cpus * count, self.gpus * count, {name: count * each for name, each in self.custom.items()})
 
 
 NOTHING = Beside()
@@ -70,6 +82,8 @@ class Supervisor:
         self._heard = heard
         self._events: list[tuple[str, str]] = []
         self._ray: Any = None
+        self.given_up = ""
+        """Which of the workers that were added was given up last, and why."""
 
     def start(self) -> None:
         """Start or join Ray and place every role."""
@@ -103,8 +117,12 @@ class Supervisor:
 
     def tick(self) -> None:
         """Look after the roles once. Raises ArealError when one cannot be kept alive."""
-        for company in self._companies:
-            if company.restart_at is None:
+        for company in list(self._companies):
+            if company.leaving_at is not None:
+                self._see_off(company)
+            elif company.restart_at is None and company.added:
+                self._keep_if_possible(company)
+            elif company.restart_at is None:
                 self._look_after(company)
             elif time.monotonic() >= company.restart_at:
                 self._place(company)
@@ -130,6 +148,75 @@ class Supervisor:
         self._ray.shutdown()
         self._ray = None
 
+    # Workers that come and go
+
+    def workers(self) -> list[str]:
+        """The rollout workers that work, or soon will, and are to stay; the oldest first."""
+        return [each.leader.spec.name for each in self._of(ROLLOUT) if each.leaving_at is None and not each.leader.done]
+
+    def leaving(self) -> dict[str, str]:
+        """Those that are to leave, and what they are to be told: after cluster.drain_s to hand back what they hold."""
+        late = time.monotonic() - self._config.drain_s
+        told = [(each.leader.spec.name, each.leaving_at) for each in self._of(ROLLOUT) if each.leaving_at is not None]
+        return {name: DRAIN if at < late else LEAVE for name, at in told}
+
+    def add(self, spec: RoleSpec) -> None:
+        """Place one more worker. If it cannot be kept alive or placed, it is given up, and the run goes on."""
+        company = Company([Placed(spec)], added=True)
+        self._companies.append(company)
+        self._place(company)
+
+    def let_go(self, name: str) -> None:
+        """From now on a worker is among those that are leaving, until it has ended; it is not started again."""
+        for company in self._of(ROLLOUT):
+            if company.leader.spec.name == name and company.leaving_at is None:
+                company.leaving_at = time.monotonic()
+
+    def room(self, count: int, each: Beside) -> str:
+        """What so many more workers, and what `each` has Ray place besides, would lack; empty if there is room."""
+        share = self._gpus.rollout
+        local = self._config.address is None
+        wanted = {"CPU": each.cpus + (0 if local else 1), "GPU": each.gpus + share, **each.custom}
+        cores = os.cpu_count() or 1
+        return lacking(
+            {name: count * amount for name, amount in wanted.items()},
+            self._ray.available_resources(),
+            workers=len(self.workers()) + count,
+            most=MAX_PER_CORE * cores if local else None,
+        )
+
+    def _of(self, role: str) -> list[Company]:
+        return [company for company in self._companies if company.leader.spec.role == role]
+
+    def _see_off(self, company: Company) -> None:
+        """Look after a worker that is to leave, until it is gone, however it ended."""
+        assert company.leaving_at is not None
+        for placed in company.running():
+            if self._ray.wait([placed.result], timeout=0)[0]:
+                self._end(placed)
+            elif self._is_waiting(placed) or time.monotonic() > company.leaving_at + self._config.drain_s + HURRY_S:
+                self._kill(company)
+        if not company.running():
+            self._forget(company)
+            self._events.append(("info", f"{company.leader.spec.name} has left"))
+
+    def _is_waiting(self, placed: Placed) -> bool:
+        """Whether Ray has not found a place for it yet."""
+        return placed.ready is not None and not self._ray.wait([placed.ready], timeout=0)[0]
+
+    def _keep_if_possible(self, company: Company) -> None:
+        try:
+            self._look_after(company)
+        except ArealError as error:
+            self._forget(company)
+            self.given_up = f"{company.leader.spec.name} is given up: {error}"
+            self._events.append(("error", f"{self.given_up}\n  the run goes on without it"))
+
+    def _forget(self, company: Company) -> None:
+        """Leave nothing of it on the cluster, nor here."""
+        self._kill(company)
+        self._companies.remove(company)
+
     # Where roles go
 
     @property
@@ -144,6 +231,8 @@ class Supervisor:
         """The GPUs of a role of each kind. Raises ConfigError if there are too few."""
         ranks = self._num_ranks
         workers = len(self._placed) - ranks
+        if self._config.autoscale is not None:
+            workers = max(workers, self._config.autoscale.max)
         gpus = int(self._ray.cluster_resources().get("GPU", 0))
         left = max(0, gpus - math.ceil(self._beside.gpus))
         if gpus and not left:
@@ -168,8 +257,9 @@ class Supervisor:
         company.placed_at, company.restart_at = time.monotonic(), None
         for placed in company.members:
             gpus = self._gpus_of(placed.spec)
+            cpus = 0 if company.added and self._config.address is None else 1  # a Ray of our own has cores for no more
             actor_class = self._ray.remote(RoleActor)
-            placed.actor = actor_class.options(num_cpus=1, num_gpus=gpus, max_restarts=0).remote(placed.spec)
+            placed.actor = actor_class.options(num_cpus=cpus, num_gpus=gpus, max_restarts=0).remote(placed.spec)
             placed.ready = placed.actor.__ray_ready__.remote()
             placed.result = placed.actor.run.remote()
             placed.done, placed.error = False, None

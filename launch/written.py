@@ -29,9 +29,7 @@ def load_tree(
     Where the file gives a part of its base another `name`, or an override one of the file, what is of no use to the new
     part is left out: see without_renamed.
     """
-    wrong = [override for override in overrides if "=" not in override]
-    if wrong:
-        raise ConfigError(f"override {wrong[0]!r} is not of the form key=value, as in learner.steps=20")
+    _require_pairs(overrides)
     written = _written(path, model)
     try:
         given = OmegaConf.from_dotlist(list(overrides))
@@ -42,6 +40,42 @@ def load_tree(
         raise ConfigError(f"{path}: {error}") from error
     assert isinstance(tree, dict)
     return {str(key): value for key, value in tree.items()}
+
+
+def overridden(
+    tree: Mapping[str, Any], overrides: Sequence[str], model: type[BaseModel], source: Path
+) -> dict[str, Any]:
+    """A resolved tree with overrides, as load_tree does it for a file; nothing in the tree itself is interpolated.
+
+    Raises ConfigError.
+    """
+    given = _given(overrides)
+    _require_whole_lists(tree, given, source)
+    return _merged(without_renamed(tree, given, model, resolved=True), given)
+
+
+def _given(overrides: Sequence[str]) -> dict[str, Any]:
+    """What overrides say, interpolations resolved."""
+    _require_pairs(overrides)
+    try:
+        given: dict[str, Any] = OmegaConf.to_container(OmegaConf.from_dotlist(list(overrides)), resolve=True)
+    except (OmegaConfBaseException, TypeError, ValueError) as error:
+        raise ConfigError(f"{' '.join(overrides)}: {error}") from error
+    return given
+
+
+def _merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(below)
+    for key, value in above.items():
+        under = merged.get(key)
+        merged[key] = _merged(under, value) if isinstance(value, dict) and isinstance(under, dict) else value
+    return merged
+
+
+def _require_pairs(overrides: Sequence[str]) -> None:
+    wrong = [override for override in overrides if "=" not in override]
+    if wrong:
+        raise ConfigError(f"override {wrong[0]!r} is not of the form key=value, as in learner.steps=20")
 
 
 def _written(path: Path, model: type[BaseModel], depth: int = 0) -> dict[str, Any]:

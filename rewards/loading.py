@@ -82,6 +82,11 @@ def load_reward(name: str) -> Callable[..., Any]:
     return function  # type: ignore[no-any-return]
 
 
+def is_entry_point(name: str) -> bool:
+    """Whether an installed package brings a reward of that name."""
+    return name in importlib.metadata.entry_points(group=ENTRY_POINT_GROUP).names
+
+
 def _load_entry_point(name: str) -> Any:
     installed = importlib.metadata.entry_points(group=ENTRY_POINT_GROUP)
     for entry_point in installed:

@@ -1,4 +1,4 @@
-"""The rollout worker: leases prompts, lets a workflow answer them, and completes the groups, until told to drain.
+"""The rollout worker: leases prompts, lets a workflow answer them, and completes the groups, until told to leave or drain.
 
 lease ─▶ wait for weights ≥ min_version ─▶ workflow (generate, score) ─▶ complete
   │                                             │ fails
@@ -15,7 +15,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..broker.bulletin import DRAIN, Bulletin
+from ..broker.bulletin import DRAIN, LEAVE, RUN, Bulletin
 from ..broker.config import BrokerConfig
 from ..broker.errors import EngineDied
 from ..broker.rollcall import Activity
@@ -32,6 +32,7 @@ LEASE_WAIT_S = 0.2
 TICK_S = 0.5
 REPORT_EVERY_S = 1.0
 MAX_EVENT = 500
+ORDERS = (RUN, LEAVE, DRAIN)
 
 
 @dataclass(frozen=True)
@@ -70,18 +71,19 @@ class RolloutWorker:
         self._settling: set[tuple[Tickets, str]] = set()  # entries whose lease ends because this worker ends it
         self._reviving = asyncio.Lock()
         self._lives = 0
-        self._draining = False
+        self._order = RUN
         self._meter = Meter(name, parts.counters)
 
     async def run(self) -> None:
-        """Work until the run is told to drain; then hand back what is unfinished. Any other end is an exception."""
+        """Work until told to leave, and finish what is under way; or to drain, and hand it back. Any other end is an exception."""
         parts = self._parts
         await parts.engine.start()
         try:
             await parts.follower.reload()
             async with asyncio.TaskGroup() as tasks:
                 background = [tasks.create_task(loop) for loop in (self._follow(), self._keep_leases(), self._report())]
-                await self._lease_until_drained(tasks)
+                await self._lease_until_told(tasks)
+                await self._finish()
                 unfinished = dict(self._held)
                 for task in [*background, *unfinished]:
                     task.cancel()
@@ -91,8 +93,9 @@ class RolloutWorker:
         finally:
             await parts.engine.stop()
 
-    async def _lease_until_drained(self, tasks: asyncio.TaskGroup) -> None:
-        while not self._draining:
+    async def _lease_until_told(self, tasks: asyncio.TaskGroup) -> None:
+        await self._listen()
+        while self._order == RUN:
             room = self._max_sequences - sum(lease.prompt.group_size for _, lease in self._held.values())
             idle = room <= 0 or self._reviving.locked()  # starting an engine stops the loop for longer than a lease
             leased = [] if idle else await asyncio.to_thread(self._lease, room)
@@ -106,6 +109,11 @@ class RolloutWorker:
                 await asyncio.wait(self._held, return_when=asyncio.FIRST_COMPLETED, timeout=LEASE_WAIT_S)
             elif idle:
                 await asyncio.sleep(LEASE_WAIT_S)
+
+    async def _finish(self) -> None:
+        """Of a worker that leaves: until it holds nothing any more, or is told to drain."""
+        while self._held and self._order == LEAVE:
+            await asyncio.wait(self._held, return_when=asyncio.FIRST_COMPLETED, timeout=LEASE_WAIT_S)
 
     def _lease(self, room: int) -> list[tuple[Tickets, Lease]]:
         *urgent, patient = self._parts.lanes
@@ -156,7 +164,7 @@ class RolloutWorker:
     async def _revive(self, life: int) -> None:
         """Start the engine again, once for all the requests that died with it."""
         async with self._reviving:
-            if life != self._lives or self._draining:
+            if life != self._lives or self._order == DRAIN:
                 return
             self._lives += 1
             logger.warning("the engine died; starting it again")
@@ -175,7 +183,7 @@ class RolloutWorker:
                 await self._revive(life)
 
     async def _keep_leases(self) -> None:
-        """Renew what is held, drop what was lost, and listen for the order to drain."""
+        """Renew what is held, drop what was lost, and listen for orders."""
         while True:
             await asyncio.sleep(self._renew_every_s)
             for tickets in [served.tickets for served in self._parts.lanes]:
@@ -185,7 +193,12 @@ class RolloutWorker:
                     if not held[entry].done() and (tickets, entry) not in self._settling:
                         logger.warning("lost the lease of entry %s; its answers are dropped", entry)
                         held[entry].cancel()
-            self._draining = await asyncio.to_thread(self._parts.bulletin.ordered) == DRAIN
+            await self._listen()
+
+    async def _listen(self) -> None:
+        """Hear what to do; an order to leave or to drain stands, whatever a Redis that came back older says after it."""
+        order = await asyncio.to_thread(self._parts.bulletin.ordered_of, self._name)
+        self._order = max(self._order, order, key=ORDERS.index)
 
     async def _report(self) -> None:
         while True:

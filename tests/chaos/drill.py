@@ -15,7 +15,7 @@ from areal.broker.client import connect
 from areal.broker.keys import Keys
 
 from . import settings
-from .faults import Kind, direct, schedule, strike
+from .faults import Kind, schedule, strike
 from .fleet import Fleet, Overdue
 from .journal import Entry, Struck
 from .ledger import DeadLetter, Remains
@@ -99,6 +99,7 @@ def _finish(fleet: Fleet, began: float, say: Say) -> None:
     fleet.until(f"{CALM_STEPS} steps in peace", lambda: fleet.step >= calm + CALM_STEPS, SETTLE_S)
     with connect(fleet.redis.url, timeout_s=5.0) as client:
         bulletin = Bulletin(client, settings.RUN)
+        fleet.ending = True
         bulletin.keep_order(DRAIN)
         fleet.until("all roles to drain", lambda: all(member.done for member in fleet.members.values()), DRAINED_S)
         remains = _remains(fleet)
@@ -106,6 +107,7 @@ def _finish(fleet: Fleet, began: float, say: Say) -> None:
         say(f"{_clock(began)}  drained at step {fleet.step}, {left} outstanding; now they are trained on")
         bulletin.keep_order(RUN)
         fleet.release(fleet.step + max(1, -(-left // settings.GROUPS_PER_STEP)))
+        fleet.ending = True
         fleet.until("the last step", lambda: fleet.members["learner"].done, FINISHED_S)
         bulletin.keep_order(DRAIN)
         fleet.until("the workers to end", lambda: all(member.done for member in fleet.members.values()), DRAINED_S)
@@ -114,7 +116,7 @@ def _finish(fleet: Fleet, began: float, say: Say) -> None:
 def _remains(fleet: Fleet) -> Remains:
     """What lies in Redis, read as it is."""
     keys = Keys(settings.RUN)
-    with direct(fleet) as client:
+    with fleet.direct() as client:
         streams: dict[str, Any] = {
             name: client.xrange(keys.of("train", name)) for name in ("prompts", "groups", "dead")
         }

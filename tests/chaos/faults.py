@@ -5,7 +5,6 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from random import Random
-from urllib.parse import urlsplit
 
 import redis
 
@@ -16,8 +15,6 @@ from .settings import BROKER, ROLES, WORKERS
 
 FORGOTTEN_S = 0.15
 WHILE_LOADING = 0.02
-DIRECT_S = 1.0
-"""How long the harness itself waits for Redis."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +65,15 @@ def worker_pause(fleet: Fleet, random: Random) -> Hit | None:
     member = fleet.members[role]
     member.pause(lasts_s)
     return Hit(member.name, lasts_s=lasts_s)
+
+
+def worker_leave(fleet: Fleet, random: Random) -> Hit | None:
+    """Is told to leave, and another takes its place when it has."""
+    role = _any(fleet, random, WORKERS)
+    if role is None or fleet.members[role].leaving:
+        return None
+    fleet.members[role].leaving = True
+    return Hit(fleet.members[role].name, "told to leave, and replaced")
 
 
 def learner_twin(fleet: Fleet, _: Random) -> Hit | None:
@@ -126,7 +132,7 @@ def client_kill(fleet: Fleet, random: Random) -> Hit | None:
     role = _any(fleet, random, ROLES)
     if role is None or fleet.redis.state != "up":
         return None
-    with contextlib.suppress(redis.RedisError), direct(fleet) as client:
+    with contextlib.suppress(redis.RedisError), fleet.direct() as client:
         ours = [found["id"] for found in client.client_list() if found["name"] == role]
         dropped = sum(int(client.client_kill_filter(_id=number)) for number in ours)
         if dropped:
@@ -164,6 +170,7 @@ def partition(fleet: Fleet, random: Random) -> Hit | None:
 KINDS = (
     Kind("worker_kill", 20, worker_kill),
     Kind("worker_pause", 12, worker_pause),
+    Kind("worker_leave", 8, worker_leave),
     Kind("learner_kill", 14, learner_kill),
     Kind("learner_twin", 5, learner_twin),
     Kind("learner_forgotten", 2, learner_forgotten),
@@ -193,12 +200,6 @@ def strike(kind: Kind, number: int, fleet: Fleet, random: Random) -> Struck | No
     struck = Struck(number, kind.name, hit.target, hit.detail, hit.lasts_s)
     fleet.journal.write(struck)
     return struck
-
-
-def direct(fleet: Fleet) -> redis.Redis:
-    """A connection of the harness's own, past the proxy."""
-    parts = urlsplit(fleet.redis.url)
-    return redis.Redis("127.0.0.1", parts.port or 0, password=parts.password, socket_timeout=DIRECT_S)
 
 
 def _any(fleet: Fleet, random: Random, roles: tuple[str, ...]) -> str | None:

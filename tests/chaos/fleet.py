@@ -10,8 +10,14 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 from urllib.parse import urlsplit
 
+import redis
+
+from areal.broker.bulletin import LEAVE, RUN
+from areal.broker.client import Client
+from areal.broker.fleet import Fleet as Orders
 from areal.broker.lifetime import begin_child
 
 from .journal import Entry, Journal, Led, Reader, Replaced, Trained
@@ -19,9 +25,14 @@ from .nursery import Child, Nursery
 from .proxy import Proxy
 from .roles import FENCED, Spec
 from .server import EXCERPT, MortalRedis
-from .settings import ENDLESS, ROLES, ROOT
+from .settings import ENDLESS, ROLES, ROOT, WORKERS
+from .settings import RUN as RUN_KEY
 
 TICK_S = 0.05
+ORDERS_EVERY_S = 0.25
+DIRECT_S = 1.0
+"""How long the harness itself waits for Redis."""
+
 RESTART_S = 1.0
 MAX_SURPRISES = 10
 STALLED_S = 150.0
@@ -42,7 +53,10 @@ class Overdue(Exception):
 
 @dataclass(slots=True)
 class Member:
-    """A role and the process that is it now, if there is one; else it is started at `restart_at` unless `done`."""
+    """A role and the process that is it now, if there is one; else it is started at `restart_at` unless `done`.
+
+    A worker that was told to leave is `leaving`, until it has and another may take its place.
+    """
 
     role: str
     incarnation: int = 0
@@ -52,6 +66,7 @@ class Member:
     wake_at: float | None = None
     killed: bool = False
     done: bool = False
+    leaving: bool = False
 
     @property
     def name(self) -> str:
@@ -105,6 +120,9 @@ class Fleet:
         self.members = {role: Member(role) for role in ROLES}
         self.strays: list[Stray] = []
         self.surprises: list[str] = []
+        self.ending = False
+        """Whether the run is told to drain: who ends well now is not replaced."""
+        self._orders_at = 0.0
         self.upon_lead: list[Callable[[Entry], None]] = []
         """What to do once, with the entry, when the next learner leads."""
         self.leader = ""
@@ -137,6 +155,9 @@ class Fleet:
         assert self._nursery is not None
         self._nursery.poll()
         now = time.monotonic()
+        if self.redis.state == "up" and now - self._orders_at > ORDERS_EVERY_S:
+            self._orders_at = now
+            self._say_orders()
         for member in self.members.values():
             self._tend(member, now)
         for stray in list(self.strays):
@@ -178,9 +199,24 @@ class Fleet:
         self.strays.append(Stray(old))
         self.members["learner"] = Member("learner", old.incarnation)
 
+    def _say_orders(self) -> None:
+        """Tell every worker what it is to do, as a driver does: again and again, for a Redis that has forgotten it."""
+        workers = {role: member for role, member in self.members.items() if role in WORKERS}
+        gone = [member for member in workers.values() if member.leaving and member.process is None]
+        words = {role: LEAVE if member.leaving and member not in gone else RUN for role, member in workers.items()}
+        with contextlib.suppress(redis.RedisError), self.direct() as client:
+            Orders(cast(Client, client), RUN_KEY).keep_orders(words)
+            for member in gone:
+                member.leaving = False
+
+    def direct(self) -> redis.Redis:
+        """A connection of the harness's own, past the proxy."""
+        parts = urlsplit(self.redis.url)
+        return redis.Redis("127.0.0.1", parts.port or 0, password=parts.password, socket_timeout=DIRECT_S)
+
     def release(self, steps: int) -> None:
         """Start again the roles that have ended well, the learner with so many steps to take in all."""
-        self._steps = steps
+        self._steps, self.ending = steps, False
         for member in self.members.values():
             member.done, member.restart_at = False, 0.0
 
@@ -199,7 +235,7 @@ class Fleet:
 
     def _tend(self, member: Member, now: float) -> None:
         if member.process is None:
-            if not member.done and now >= member.restart_at:
+            if not member.done and not member.leaving and now >= member.restart_at:
                 self._launch(member)
             return
         if member.wake_at is not None and now >= member.wake_at:
@@ -208,7 +244,7 @@ class Fleet:
         if code is not None:
             self._inspect(member, code)
             member.process, member.restart_at, member.wake_at = None, now + RESTART_S, None
-            member.done, member.killed = code == 0, False
+            member.done, member.killed = code == 0 and self.ending, False
 
     def _tend_stray(self, stray: Stray, now: float) -> None:
         member = stray.member

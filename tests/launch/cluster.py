@@ -9,6 +9,7 @@ import pytest
 
 from areal.broker.rollcall import Heard, Member
 from areal.launch import supervisor
+from areal.launch.autoscale import AutoscaleConfig
 from areal.launch.config import ClusterConfig
 from areal.launch.roles import RoleSpec
 from areal.launch.supervisor import NOTHING, Beside, Supervisor
@@ -30,6 +31,7 @@ class Life:
 
     name: str
     gpus: float
+    cpus: float = 1.0
     killed: bool = False
     run: Answer = field(default_factory=Answer)
     ready: Answer = field(default_factory=lambda: Answer(True))
@@ -89,12 +91,13 @@ class FakeActor:
 
     ray: FakeRay
     gpus: float = 0.0
+    cpus: float = 1.0
 
     def options(self, *, num_cpus: float, num_gpus: float, max_restarts: int) -> "FakeActor":
-        return FakeActor(self.ray, num_gpus)
+        return FakeActor(self.ray, num_gpus, num_cpus)
 
     def remote(self, spec: RoleSpec) -> Life:
-        life = Life(spec.name, self.gpus)
+        life = Life(spec.name, self.gpus, self.cpus)
         self.ray.lives.setdefault(spec.name, []).append(life)
         return life
 
@@ -111,6 +114,7 @@ class Cluster:
         ray: FakeRay | None = None,
         address: str | None = "auto",
         beside: Beside = NOTHING,
+        autoscale: AutoscaleConfig | None = None,
     ) -> None:
         self.ray = ray or FakeRay()
         self.now = 1000.0
@@ -118,7 +122,7 @@ class Cluster:
         self.told: list[str] = []
         learners = ["learner", *(f"learner-{rank}" for rank in range(1, ranks))]
         self.supervisor = Supervisor(
-            ClusterConfig(address=address, max_restarts=3),
+            ClusterConfig(address=address, max_restarts=3, autoscale=autoscale),
             [[spec(name) for name in learners], *([spec(f"rollout-{index}")] for index in range(workers))],
             gpus_per_engine=1,
             beside=beside,

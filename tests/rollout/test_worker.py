@@ -10,13 +10,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from areal.broker.bulletin import DRAIN, Bulletin
+from areal.broker.bulletin import DRAIN, LEAVE, RUN, Bulletin
 from areal.broker.chunks import RedisChunks
 from areal.broker.client import Client, connect
 from areal.broker.codec import encode_prompt
 from areal.broker.config import BrokerConfig
 from areal.broker.dead import DeadLetters
 from areal.broker.errors import BrokerUnavailable, DeadlineExceeded, EngineDied, EngineError
+from areal.broker.fleet import Fleet
 from areal.broker.keys import LaneKeys
 from areal.broker.lane import Lane
 from areal.broker.server import EmbeddedRedis
@@ -491,3 +492,92 @@ def test_prompts_of_both_lanes_under_the_same_entry_are_both_served(stage: Stage
         await until(lambda: stage.train.depth().groups == stage.eval.depth().groups == 1)
 
     play(stage, scene)
+
+
+def test_a_worker_that_leaves_finishes_what_is_under_way_and_takes_nothing_more(stage: Stage) -> None:
+    stage.publish(0)
+    stage.issue(stage.train, 10)
+    stage.engine.delay_s = 2.0  # longer than a lease, which is renewed meanwhile
+    fleet = Fleet(stage.client, stage.run)
+
+    async def scene() -> None:
+        await until(lambda: stage.engine.requests == 8)
+        fleet.keep_orders({"rollout-0": LEAVE})
+        await asyncio.sleep(20)
+
+    play(stage, scene)
+    assert sorted(group.prompt_id for group in stage.groups(stage.train)) == [0, 1, 2, 3]
+    assert stage.train.depth().prompts == 6 and stage.engine.requests == 8
+    assert stage.records("worker")[-1]["groups_completed"] == 4 and stage.engine.stops == 1
+
+
+def test_a_worker_that_is_hurried_hands_back_what_is_under_way(stage: Stage) -> None:
+    """Others take it at once, untried, as its lease is not waited for."""
+    stage.publish(0)
+    stage.issue(stage.train, 3)
+    stage.engine.delay_s = 60.0
+    fleet = Fleet(stage.client, stage.run)
+
+    async def scene() -> None:
+        await until(lambda: stage.engine.requests == 6)
+        fleet.keep_orders({"rollout-0": LEAVE})
+        await asyncio.sleep(2.5)
+        assert stage.engine.stops == 0, "it has time to finish"
+        fleet.keep_orders({"rollout-0": DRAIN})
+        await asyncio.sleep(20)
+
+    play(stage, scene)
+    tickets = Tickets(stage.client, stage.run, "train", BROKER.model_copy(update={"lease_s": 600.0}))
+    leases = tickets.lease("rollout-1", count=3, timeout_s=1)
+    assert [(lease.prompt.id, lease.attempt) for lease in leases] == [(0, 1), (1, 1), (2, 1)]
+
+
+def test_a_worker_leaves_though_redis_forgets_that_it_was_told(stage: Stage) -> None:
+    stage.publish(0)
+    stage.issue(stage.train, 1)
+    stage.engine.delay_s = 2.5
+    fleet = Fleet(stage.client, stage.run)
+
+    async def scene() -> None:
+        await until(lambda: stage.engine.requests == 2)
+        fleet.keep_orders({"rollout-0": LEAVE})
+        await asyncio.sleep(1.0)
+        fleet.keep_orders({"rollout-0": RUN})
+        stage.issue(stage.train, 1)
+        await asyncio.sleep(20)
+
+    play(stage, scene)
+    assert [group.prompt_id for group in stage.groups(stage.train)] == [0]
+
+
+def test_a_worker_that_was_told_to_leave_before_it_began_takes_nothing(stage: Stage) -> None:
+    stage.publish(0)
+    stage.issue(stage.train, 1)
+    Fleet(stage.client, stage.run).keep_orders({"rollout-0": LEAVE})
+
+    async def scene() -> None:
+        await asyncio.sleep(20)
+
+    play(stage, scene)
+    assert stage.engine.requests == 0 and stage.engine.stops == 1
+
+
+def test_the_others_go_on_when_one_leaves(stage: Stage) -> None:
+    stage.publish(0)
+    stage.issue(stage.train, 40)
+    stage.engine.delay_s = 0.2
+    fleet = Fleet(stage.client, stage.run)
+    engine = EchoEngine()
+    stays = stage.worker("rollout-1", engine)
+
+    async def scene() -> None:
+        leaves = asyncio.create_task(stage.worker().run())
+        await until(lambda: stage.train.depth().groups >= 8)
+        fleet.keep_orders({"rollout-0": LEAVE, "rollout-1": RUN})
+        await leaves
+        await until(lambda: stage.train.depth().groups == 40)
+
+    play(stage, scene, stays)
+    groups = stage.groups(stage.train)
+    assert sorted(group.prompt_id for group in groups) == list(range(40))
+    assert {group.worker for group in groups} == {"rollout-0", "rollout-1"} and engine.stops == 1
