@@ -3,7 +3,7 @@
 import difflib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 from omegaconf import OmegaConf
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -40,6 +40,14 @@ class ClusterConfig(BaseModel):
     address: str | None = Field(None, description="a Ray cluster (auto, or ray://…); without it Ray is started here")
     max_restarts: int = Field(3, ge=0, description="how often in a row a role is started again before the run gives up")
     drain_s: float = Field(60.0, gt=0, description="how long roles may take to drain before they are killed")
+    on_driver_loss: Literal["stop", "restart"] = Field(
+        "stop",
+        description="when the driver is killed, all that it started ends with it: to resume by the same command (stop), or "
+        "with `--detach` by itself, from the newest checkpoint, max_restarts times in a row (restart)",
+    )
+    log_level: Literal["info", "warning", "error", "none"] = Field(
+        "warning", description="the level from which on what roles log is shown by the driver too"
+    )
 
 
 class RunConfig(BaseModel):
