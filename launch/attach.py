@@ -63,16 +63,20 @@ def follow(
     Raises ArealError where the driver was killed.
     """
     with _display(driving) as progress:
-        viewer = _Viewer(watched, progress)
+        viewer, seen_at = _Viewer(watched, progress), time.monotonic()
         while True:
-            look = watched_look(watched)
+            look = _look(watched, seen_at)
+            seen_at = seen_at if look is None else time.monotonic()
             if look is not None and look.over and look.driving is not None:
                 viewer.read(wait_s=0.01)
                 _tell_end(progress, look.driving)
                 _conclude(progress, watched.directory)
                 return look.driving
             if look is not None and look.gone:
-                _await_next(watched, progress)
+                look = _await_next(watched)
+            if look is not None and look.driving is not None and look.driving.invocation != driving.invocation:
+                driving = look.driving
+                progress.show(_event("another driver has taken the place of the one before", "warning"))
                 viewer.begin_anew()
             try:
                 meanwhile()
@@ -83,27 +87,27 @@ def follow(
                 raise DeadlineExceeded(f"{watched.name} has not ended in time")
 
 
-def watched_look(watched: Watched) -> Look | None:
-    """How its driver does; None while only Redis knows, and does not answer."""
+def _look(watched: Watched, seen_at: float) -> Look | None:
+    """How its driver does; None where only Redis knows, and does not answer. Raises BrokerUnavailable after GUARDED_S of that."""
     try:
         return watched.look()
     except BrokerUnavailable:
+        if time.monotonic() - seen_at > GUARDED_S:
+            raise
         return None
 
 
-def _await_next(watched: Watched, progress: Progress) -> None:
+def _await_next(watched: Watched) -> Look:
     """Wait for the driver that takes the place of one that was killed. Raises ArealError where none does."""
     look = watched.look()
     guarded = look.driving is not None and look.driving.guard is not None
-    if guarded:
-        progress.show(_event("the driver was killed; waiting for the next one", "warning"))
     deadline = time.monotonic() + GUARDED_S
     while look.gone:
         if not guarded or time.monotonic() > deadline:
             raise ArealError(f"{watched.name}: {how_it_stands(look)}")
         time.sleep(READ_S)
         look = watched.look()
-    watched.forget_client()
+    return look
 
 
 class _Viewer:
@@ -119,6 +123,7 @@ class _Viewer:
     def begin_anew(self) -> None:
         """The Redis may be another now."""
         self._bulletin = None
+        self._watched.forget_client()
 
     def read(self, *, wait_s: float) -> None:
         """Show what is new, waiting for it at most so long."""

@@ -43,7 +43,7 @@ class Background:
 
     def __call__(self, *arguments: str) -> tuple[int, str]:
         process = self.start(*arguments)
-        out, _ = process.communicate(timeout=150)
+        out, _ = process.communicate(timeout=300)
         return process.returncode, out
 
     def detach(self, *overrides: str) -> Run:
@@ -74,7 +74,7 @@ def areal(tmp_path: Path) -> Iterator[Background]:
         started.communicate(timeout=20)
 
 
-def await_step(run: Run, step: int, timeout_s: float = 100) -> None:
+def await_step(run: Run, step: int, timeout_s: float = 250) -> None:
     deadline = time.monotonic() + timeout_s
     while not any(record["step"] >= step for record in run.steps()):
         assert time.monotonic() < deadline, f"no step {step}:\n{run.text}\n{run.logs()}"
@@ -96,7 +96,7 @@ def test_a_run_is_left_followed_stopped_and_resumed(areal: Background) -> None:
     code, out = areal("stop", "left")
     assert code == 0, out
     assert areal.driver()["state"] == "stopped" and areal.driver()["exit_code"] == 130
-    shown, _ = viewer.communicate(timeout=30)
+    shown, _ = viewer.communicate(timeout=60)
     assert viewer.returncode == 130 and "asked to stop" in shown and "stopped before the end" in shown
     run.await_silence(20)
     code, out = areal("stop", "left")
@@ -123,7 +123,7 @@ def test_a_stop_that_comes_while_it_starts_is_heard(areal: Background) -> None:
         time.sleep(0.02)
     code, out = areal("stop", "left")
     assert code == 0 and areal.driver()["state"] == "stopped", out
-    starting.communicate(timeout=30)
+    starting.communicate(timeout=60)
     assert starting.returncode == 130
     areal.run.await_silence(20)
 
@@ -155,7 +155,7 @@ def test_a_driver_that_is_guarded_is_started_again(areal: Background) -> None:
     await_step(run, at + 20)
     assert areal.driver()["pid"] != first["pid"] and areal.driver()["guard"] == first["guard"]
     assert areal("stop", "left")[0] == 0
-    assert "waiting for the next one" in viewer.communicate(timeout=60)[0] and viewer.returncode == 130
+    assert "another driver has taken the place" in viewer.communicate(timeout=60)[0] and viewer.returncode == 130
     assert run.summary["groups_lost"] == run.summary["groups_trained_twice"] == run.summary["dead_letters"] == 0
     run.await_silence(20)
 
@@ -167,7 +167,7 @@ def test_a_run_whose_terminal_is_closed_drains(areal: Background) -> None:
         os.environ[MARK] = areal.mark
         os.execv(sys.executable, [sys.executable, "-m", "areal", "run", str(IMAGES), "run=left", *ENDLESS])
     os.set_blocking(terminal, False)
-    run, deadline = areal.run, time.monotonic() + 100
+    run, deadline = areal.run, time.monotonic() + 250
     while not any(record["step"] >= 3 for record in run.steps()):
         assert time.monotonic() < deadline, run.logs()
         try:

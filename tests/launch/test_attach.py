@@ -9,10 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from areal.broker.client import Client
+from areal.broker.client import Client, connect
 from areal.broker.errors import ArealError, ConfigError
-from areal.broker.helm import STOP, STOP_NOW, Helm
-from areal.launch import attach, stop, watched
+from areal.broker.helm import STOP, STOP_NOW, Driving, Helm
+from areal.broker.server import EmbeddedRedis
+from areal.launch import attach, locate, stop, watched
 from areal.launch.attach import merged
 
 from .conftest import Areal
@@ -105,7 +106,7 @@ def test_one_that_is_guarded_is_followed_by_the_next(areal: Areal, directory: Pa
         thread = later(next_one)
         code, out, _ = areal("attach", run)
         thread.join()
-    assert code == 0 and "the driver was killed; waiting for the next one" in out and "step  7/60" in out
+    assert code == 0 and "another driver has taken the place" in out and "step  7/60" in out
 
 
 def test_one_that_is_guarded_in_vain_is_an_error(
@@ -118,6 +119,21 @@ def test_one_that_is_guarded_in_vain_is_an_error(
         code, _, err = areal("attach", run)
     assert code == 1 and "was killed" in err
     assert areal("attach", run)[0] == 1
+
+
+def test_a_redis_that_is_all_there_is_and_goes_is_an_error(
+    areal: Areal, stage: Stage, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(attach, "GUARDED_S", 0.5)
+    monkeypatch.setattr(locate, "ANSWER_S", 0.5)
+    server = EmbeddedRedis(here / "other")
+    url = server.start()
+    with connect(url) as client:
+        driver = Driving("aa", "mine", "running", 1, "box", time.time(), "/gone")
+        Helm(client, "mine-1234").tell(driver)
+        later(server.stop)
+        code, _, err = areal("attach", "mine-1234", "--broker", url)
+    assert code == 1 and "did not answer" in err
 
 
 def test_ctrl_c_leaves_the_run_going(
