@@ -11,8 +11,11 @@ from .keys import Keys
 logger = logging.getLogger(__name__)
 
 MAX_RECORDS = 100_000
+MAX_BEFORE = 5_000
 RUN, LEAVE, DRAIN = "run", "leave", "drain"
 """Work; take nothing new and end when what is under way is done; hand back what is under way and end."""
+TOLD = {"told": True}
+"""The `extra` of a log record whose words are reported here as well."""
 
 
 class Bulletin:
@@ -41,6 +44,12 @@ class Bulletin:
         """The entry of the newest record, to read only what comes after."""
         newest = self._client.xrevrange(self._records, count=1)
         return newest[0][0].decode() if newest else "0"
+
+    def before(self, last: str, seconds: float) -> list[dict[str, Any]]:
+        """The newest records up to entry `last`, of so many seconds before it."""
+        first = max(0, int(last.partition("-")[0]) - round(1000 * seconds))
+        entries = self._client.xrevrange(self._records, max=last, min=f"{first}-0", count=MAX_BEFORE)
+        return [record for _, fields in reversed(entries) if (record := _record(fields)) is not None]
 
     def keep_order(self, word: str) -> None:
         """See that every role is told what to do; said again and again, as Redis may lose its last second."""

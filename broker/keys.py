@@ -67,6 +67,16 @@ class Keys:
         """What a worker that joins from outside needs to know."""
         return self.of("offer")
 
+    @property
+    def driver(self) -> str:
+        """Hash of what the run's driver says of itself."""
+        return self.of("driver")
+
+    @property
+    def asked(self) -> str:
+        """What a driver of this run is asked for, and which."""
+        return self.of("asked")
+
     def meeting(self, epoch: int) -> str:
         """Where the ranks of that epoch's learner meet."""
         return self.of("meeting", str(epoch))

@@ -3,10 +3,11 @@
 import argparse
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 
 from .. import __version__
-from .commands import dead, doctor, fleet, models, reward, runs, training
+from .commands import control, dead, doctor, fleet, models, reward, runs, training
 from .commands.options import RAW
 
 EXAMPLES = """\
@@ -18,7 +19,9 @@ examples:
   areal pretrain configs/warmstart_sort.yaml                make the small model that the quickstart starts from
   areal replay quickstart algorithm.objective.name=gspo     train again on the groups that a run recorded
   areal reward try ./mine.py:f --config CONFIG              what a reward says of rows, before a run is started with it
-  areal runs                                                which runs there are, and which of them run
+  areal run configs/quickstart.yaml --detach                the same in the background
+  areal attach quickstart                                   follow it; areal logs and areal stop do what they say
+  areal status                                              which runs there are, and how each does
   areal scale quickstart rollout=4                          more workers, or fewer, while it goes on
   areal join redis://host:6379/0 quickstart                 workers of this machine for a run elsewhere
   areal dead list quickstart                                what could not be done, and why
@@ -37,15 +40,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     if rest:  # argparse takes none that follow an option
         options.overrides += rest
-    sys.exit(_guarded(options))
+    sys.exit(guarded(partial(options.do, options), debug=options.debug))
 
 
-def _guarded(options: argparse.Namespace) -> int:
+def guarded(do: Callable[[], int], *, debug: bool = False) -> int:
+    """The exit code of what is done, or of the error that it ends on, which is told; with `debug` it is raised."""
     from ..broker.errors import ArealError, ConfigError
     from .screen import safe
 
     try:
-        code: int = options.do(options)
+        code = do()
         sys.stdout.flush()
         return code
     except KeyboardInterrupt:
@@ -55,12 +59,12 @@ def _guarded(options: argparse.Namespace) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except ArealError as error:
-        if options.debug:
+        if debug:
             raise
         print(f"\nareal: {safe(str(error))}", file=sys.stderr)
         return 2 if isinstance(error, ConfigError) else 1
     except Exception as error:
-        if options.debug:
+        if debug:
             raise
         print(f"\nareal: {type(error).__name__}: {safe(str(error))} (--debug shows where)", file=sys.stderr)
         return 1
@@ -79,7 +83,10 @@ def _parser() -> argparse.ArgumentParser:
     training.add_replay(commands)
     doctor.add_doctor(commands)
     reward.add_reward(commands)
-    runs.add_runs(commands)
+    control.add_attach(commands)
+    runs.add_status(commands)
+    control.add_logs(commands)
+    control.add_stop(commands)
     fleet.add_scale(commands)
     fleet.add_join(commands)
     dead.add_dead(commands)

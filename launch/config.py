@@ -3,7 +3,7 @@
 import difflib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 from omegaconf import OmegaConf
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -45,6 +45,14 @@ class ClusterConfig(BaseModel):
         None,
         description="limits between which the number of rollout workers follows who waits for whom; without it, it stays "
         "as it is until `areal scale`",
+    )
+    on_driver_loss: Literal["stop", "restart"] = Field(
+        "stop",
+        description="when the driver is killed, all that it started ends with it: to resume by the same command (stop), or "
+        "with `--detach` by itself, from the newest checkpoint, max_restarts times in a row (restart)",
+    )
+    log_level: Literal["info", "warning", "error", "none"] = Field(
+        "warning", description="the level from which on what roles log is shown by the driver too"
     )
 
 

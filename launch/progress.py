@@ -9,7 +9,7 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -21,6 +21,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from .hangup import enduring_hangup
 from .records import Record, number, step_span_s, surviving_steps
 from .rundir import as_argument
 from .screen import safe
@@ -76,8 +77,9 @@ class Status:
         """Take in one record."""
         if record["kind"] == "step":
             last = self.steps[-1] if self.steps else record
+            goes_on = record["epoch"] == last["epoch"] and record["step"] > last["step"]
             self.steps.append(record)
-            if record["epoch"] != last["epoch"] or record["step"] <= last["step"]:
+            if not goes_on:
                 self.steps = surviving_steps(self.steps)
         elif record["kind"] == "eval":
             self.evals.append(record)
@@ -257,17 +259,19 @@ class Progress:
         words: Words = TEXTS,
         console: Console | None = None,
         clock: Callable[[], float] = time.time,
+        started_at: float | None = None,
     ) -> None:
         """
         run: the run's name.
         words: how its policy is spoken of.
         console: where to write; standard output by default. Live only if it is a terminal.
         clock: gives Unix seconds.
+        started_at: when the run was started, by that clock; now by default.
         """
         self._run = run
         self._console = console or Console(force_terminal=sys.stdout.isatty())
         self._clock = clock
-        self._started_at = clock()
+        self._started_at = clock() if started_at is None else started_at
         self._status = Status(words=words)
         self._words = words
         self._guard = threading.Lock()  # the live display is drawn by a thread of its own
@@ -283,8 +287,20 @@ class Progress:
         return self
 
     def __exit__(self, *exc: object) -> None:
+        self.be_plain()
+
+    def be_plain(self) -> None:
+        """Go on in lines of text, as where there is no terminal."""
         if self._live is not None:
-            self._live.stop()
+            live, self._live = self._live, None
+            with enduring_hangup():
+                live.stop()
+
+    def recall(self, records: Iterable[Record]) -> None:
+        """Take in records of what has been, without a line for each."""
+        with self._guard:
+            for record in records:
+                self._status.add(record)
 
     def show(self, record: Record) -> None:
         """Take in a record of any kind."""
@@ -307,7 +323,7 @@ class Progress:
         """Take the live display away and print what the run came to."""
         if self._live is not None:
             self._live.transient = True
-            self._live.stop()
+            self.be_plain()
         self._print(Text(f"\n{self._run}", style="bold"))
         for name, text in end_table(summary, directory, self._words):
             self._print(Text.assemble((f"  {name:<11}", "dim"), text))
@@ -325,4 +341,5 @@ class Progress:
     def _print(self, text: Text) -> None:
         if self._console.options.ascii_only:
             text = Text(text.plain.replace("→", "->").replace("–", "-").encode("ascii", "replace").decode())
-        self._console.print(text, soft_wrap=True)
+        with enduring_hangup():
+            self._console.print(text, soft_wrap=True)

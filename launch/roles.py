@@ -15,10 +15,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from ..broker.bulletin import TOLD, Bulletin
 from ..broker.client import Client, connect
 from ..broker.errors import RoleDied
 from ..broker.rollcall import Activity, Presence, RollCall
 from .config import RunConfig
+from .herald import Herald
 
 logger = logging.getLogger(__name__)
 
@@ -71,7 +73,7 @@ def main() -> int:
     try:
         _be(spec, RunConfig.model_validate(spec.config))
     except BaseException as error:
-        logger.exception("%s ends on an error", spec.name)
+        logger.exception("%s ends on an error", spec.name, extra=TOLD)
         _tell(int(sys.argv[1]), error)
         if isinstance(error, RoleDied):  # a thread may wait yet for what the other was to do
             logging.shutdown()
@@ -83,6 +85,9 @@ def main() -> int:
 def _be(spec: RoleSpec, config: RunConfig) -> None:
     """The role, who answers the roll-call from before its imports on, which take a while."""
     client = connect(spec.broker_url, timeout_s=config.broker.timeout_s)
+    if config.cluster.log_level != "none":
+        report = Bulletin(client, spec.run_key).report
+        logging.getLogger().addHandler(Herald(spec.name, report, level=config.cluster.log_level))
     run = run_learner if spec.role == LEARNER else run_rollout
     with _presence(spec, config, client) as presence:
         run(spec, config, client, presence.activity)
@@ -134,7 +139,6 @@ def run_rollout(spec: RoleSpec, config: RunConfig, client: Client, activity: Act
 
 
 async def _rollout(spec: RoleSpec, config: RunConfig, client: Client, activity: Activity) -> None:
-    from ..broker.bulletin import Bulletin
     from ..broker.keys import EVAL, TRAIN
     from ..broker.tickets import Tickets
     from ..broker.weights import open_store

@@ -4,7 +4,7 @@ import logging
 import math
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -15,18 +15,21 @@ from ..broker.bulletin import DRAIN, RUN, Bulletin
 from ..broker.client import Client, connect
 from ..broker.errors import BrokerUnavailable
 from ..broker.fleet import Fleet
+from ..broker.helm import DRAINING, STOP_NOW, Helm
 from ..broker.keys import TRAIN
 from ..broker.lane import Lane
 from ..broker.rollcall import RollCall
 from ..broker.server import EmbeddedRedis
 from .config import RunConfig, to_yaml
+from .hangup import HANGUP, deferring_hangup, leave_terminal
 from .inputs import check_inputs
+from .logbook import INTERRUPTED, Logbook
 from .loopback import keep_ray_on_loopback
 from .models import resolve_model
 from .progress import Progress
 from .records import Tally
 from .roles import RoleSpec
-from .rundir import METRICS, REDIS, RunDirectory, read_metrics
+from .rundir import DRIVER_LOG, METRICS, REDIS, RunDirectory, read_metrics
 from .scaler import Broker, Scaler
 from .supervisor import Beside, Supervisor
 from .transport import choose_transport, require_room, told
@@ -37,39 +40,69 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+BEGUN_BY = ("worker", "step", "eval")
+"""Records that come only once the roles are at work."""
+
 SUMMARY_EVERY_S = 5.0
 READ_S = 0.25
 ANSWER_S = 2.0
 """How long a call of the driver waits for Redis before it looks whether the server still lives."""
 
 
-def execute(config: RunConfig, config_folder: Path) -> int:
-    """Run, or resume, a configuration; returns the exit code: 0 done, 130 drained on request. Raises ArealError."""
+def execute(
+    config: RunConfig,
+    config_folder: Path,
+    *,
+    opened: Callable[[RunDirectory], None] = lambda rundir: None,
+    guard: int | None = None,
+) -> int:
+    """Run, or resume, a configuration; returns the exit code: 0 done, 130 drained on request. Raises ArealError.
+
+    opened: called once the run directory is this process's own, before anything is shown.
+    guard: the process that starts another driver in this one's place if it is killed, if there is one.
+    """
     if config.cluster.address is None:
         keep_ray_on_loopback()
     model_path = str(resolve_model(config.model.path, config_folder, pipeline=config.denoising is not None))
     check_inputs(config)
     words = TEXTS if config.denoising is None else IMAGES
-    with RunDirectory(config.path, config=to_yaml(config)) as rundir, Progress(config.run, words=words) as progress:
-        driver = Driver(config, model_path, rundir, progress)
-        return driver.show() if driver.has_nothing_to_do() else driver.run()
+    with RunDirectory(config.path, config=to_yaml(config)) as rundir:
+        opened(rundir)
+        with Progress(config.run, words=words) as progress:
+            driver = Driver(config, model_path, rundir, progress, guard=guard)
+            with driver.logbook.until_end():
+                exit_code = driver.show() if driver.has_nothing_to_do() else driver.run()
+                driver.logbook.close(exit_code)
+                return exit_code
 
 
 class Driver:
     """The process that a person starts: it owns Redis, Ray and the display, and works by records alone."""
 
-    def __init__(self, config: RunConfig, model_path: str, rundir: RunDirectory, progress: Progress) -> None:
+    def __init__(
+        self,
+        config: RunConfig,
+        model_path: str,
+        rundir: RunDirectory,
+        progress: Progress,
+        *,
+        guard: int | None = None,
+    ) -> None:
         self._config = config
         self._model_path = model_path
         self._rundir = rundir
         self._progress = progress
+        self.logbook = Logbook(rundir.path, run=config.run, draws=config.denoising is not None, guard=guard)
+        self._unposted: list[dict[str, Any]] = []
         self._tally = Tally(time.time(), earlier=rundir.earlier, invocations=rundir.invocations)
         self._server: EmbeddedRedis | None = None
         self._scaler: Scaler | None = None
         self._interrupts = 0
+        self._hung_up = False
         self._finished = False
         self._saved_at = time.monotonic()
+        self._signals: Sequence[signal.Signals] = ()
 
     def has_nothing_to_do(self) -> bool:
         """Whether an earlier invocation has taken all the steps wanted."""
@@ -86,37 +119,45 @@ class Driver:
         """Start everything, follow it to its end, stop everything."""
         with self._interruptible(), self._redis() as url:
             client = self._patiently(partial(connect, url, timeout_s=ANSWER_S))
-            self._choose_transport(client, url)
-            bulletin = Bulletin(client, self._rundir.key)
-            self._patiently(partial(bulletin.keep_order, RUN))
-            after = self._patiently(bulletin.last)
-            roll = RollCall(client, self._rundir.key, silent_after_s=self._config.broker.lease_s)
-            watch = RollWatch(roll)
-            supervisor = Supervisor(
-                self._config.cluster,
-                self._companies(url),
-                gpus_per_engine=self._config.rollout.engine.tensor_parallel_size,
-                beside=self._beside(),
-                heard=partial(self._patiently, roll.heard),
-            )
-            self._scaler = Scaler(
-                self._config,
-                Broker(Fleet(client, self._rundir.key), roll, Lane(client, self._rundir.key, TRAIN)),
-                supervisor,
-                partial(self._worker, url),
-                beside=self._beside_each(),
-            )
-            self._patiently(self._scaler.begin)
-            try:
-                self._say("starting Ray and the roles")
+            with self.logbook.until_end(Helm(client, self._rundir.key)):
+                self._drive(url, client)
+                exit_code = INTERRUPTED if self._interrupts and not self._finished else 0
+                self.logbook.close(exit_code)
+        return exit_code
+
+    def _drive(self, url: str, client: Client) -> None:
+        self._patiently(self.logbook.keep)
+        self._choose_transport(client, url)
+        bulletin = Bulletin(client, self._rundir.key)
+        self._patiently(partial(bulletin.keep_order, RUN))
+        after = self._patiently(bulletin.last)
+        roll = RollCall(client, self._rundir.key, silent_after_s=self._config.broker.lease_s)
+        watch = RollWatch(roll)
+        supervisor = Supervisor(
+            self._config.cluster,
+            self._companies(url),
+            gpus_per_engine=self._config.rollout.engine.tensor_parallel_size,
+            beside=self._beside(),
+            heard=partial(self._patiently, roll.heard),
+        )
+        self._scaler = Scaler(
+            self._config,
+            Broker(Fleet(client, self._rundir.key), roll, Lane(client, self._rundir.key, TRAIN)),
+            supervisor,
+            partial(self._worker, url),
+            beside=self._beside_each(),
+        )
+        self._patiently(self._scaler.begin)
+        try:
+            self._say("starting Ray and the roles")
+            with deferring_hangup():
                 supervisor.start()
-                self._catch_signals()  # Ray has taken SIGTERM for itself
-                self._follow(supervisor, bulletin, watch, after)
-                self._patiently(self._scaler.await_guests)
-            finally:
-                supervisor.stop()
-                self._conclude()
-        return 130 if self._interrupts and not self._finished else 0
+            self._catch_signals()  # Ray has taken SIGTERM for itself
+            self._follow(supervisor, bulletin, watch, after)
+            self._patiently(self._scaler.await_guests)
+        finally:
+            supervisor.stop()
+            self._conclude()
 
     def _follow(self, supervisor: Supervisor, bulletin: Bulletin, watch: RollWatch, after: str) -> None:
         order, drained_by = RUN, math.inf
@@ -128,23 +169,42 @@ class Driver:
             self._patiently(partial(scaler.tick, ending=order == DRAIN or supervisor.is_done("learner")))
             for level, text in [*supervisor.drain_events(), *scaler.drain_events(), *self._patiently(watch.changes)]:
                 self._say(text, level)
+            self._heed()
             if order == RUN and (self._interrupts or supervisor.is_done("learner")):
                 order, drained_by = DRAIN, time.monotonic() + self._config.cluster.drain_s
+                self.logbook.enter(DRAINING)
                 if self._interrupts:
-                    self._say("draining: the learner writes a checkpoint; Ctrl-C again to stop at once", "warning")
+                    self._say("draining: the learner writes a checkpoint; a second Ctrl-C stops at once", "warning")
             self._patiently(partial(bulletin.keep_order, order))
             if time.monotonic() > drained_by:
                 self._say(
                     f"not drained within {self._config.cluster.drain_s:g} s (cluster.drain_s); stopping", "warning"
                 )
-                return
+                break
             self._save_now_and_then()
         self._take_new(bulletin, after)
 
+    def _heed(self) -> None:
+        """Do what is asked of this driver from elsewhere (`areal stop`), or by the end of its terminal."""
+        asked = self._patiently(self.logbook.keep)
+        if asked == STOP_NOW:
+            raise KeyboardInterrupt
+        if asked is not None and not self._interrupts:
+            self._say("asked to stop")
+            self._interrupts = 1
+        if self._hung_up:
+            self._progress.be_plain()
+
     def _take_new(self, bulletin: Bulletin, after: str) -> str:
-        """Take in the records since `after`; returns where to go on from."""
+        """Post what this driver has said, and take in the records since `after`; returns where to go on from."""
+        while self._unposted:
+            said = self._unposted[0] | {"invocation": self.logbook.invocation}
+            self._patiently(partial(bulletin.report, said))
+            del self._unposted[0]
         records, after = self._patiently(lambda: bulletin.read(after, timeout_s=READ_S))
         for record in records:
+            if record.get("invocation") == self.logbook.invocation:
+                continue  # its own words
             try:
                 self._take(record)
             except (KeyError, TypeError, ValueError, OverflowError) as error:  # who knows who wrote it
@@ -173,11 +233,16 @@ class Driver:
         self._progress.show(record)
         if self._scaler is not None:
             self._scaler.add(record)
+        if record["kind"] == "step":
+            self.logbook.note(record)
         if record["kind"] == "final":
             self._finished = record["finished"]
+        elif record["kind"] in BEGUN_BY:
+            self.logbook.begin()
 
     def _say(self, text: str, level: str = "info") -> None:
-        self._take(_event(text, level))
+        self._unposted.append(_event(text, level))
+        self._take(self._unposted[-1])
 
     def _save_now_and_then(self) -> None:
         if time.monotonic() - self._saved_at > SUMMARY_EVERY_S:
@@ -246,8 +311,9 @@ class Driver:
 
     @contextmanager
     def _interruptible(self) -> Iterator[None]:
-        """The first Ctrl-C (or SIGTERM) drains the run, the second stops it at once."""
+        """The first Ctrl-C (or SIGTERM) drains the run, the second stops it at once; the loss of its terminal drains it."""
         before = {number: signal.getsignal(number) for number in SIGNALS}
+        self._signals = [number for number in SIGNALS if number != HANGUP or before[number] is not signal.SIG_IGN]
         self._catch_signals()
         try:
             yield
@@ -256,11 +322,15 @@ class Driver:
                 signal.signal(number, handler)
 
     def _catch_signals(self) -> None:
-        for number in SIGNALS:
+        for number in self._signals:
             signal.signal(number, self._on_signal)
 
     def _on_signal(self, number: int, frame: object) -> None:
-        """Only counts, as it may run in the middle of anything; `_follow` does the rest."""
+        """Does little, as it may run in the middle of anything; `_follow` does the rest."""
+        if number == HANGUP:  # which may come twice, from the shell and from the kernel
+            self._hung_up, self._interrupts = True, max(self._interrupts, 1)
+            leave_terminal(self._rundir.logs / DRIVER_LOG)
+            return
         self._interrupts += 1
         if self._interrupts > 1:
             raise KeyboardInterrupt

@@ -4,6 +4,7 @@
                  metrics.jsonl    step, eval and final records, one a line
                  summary.json     what they add up to
                  reward.png       the same, drawn
+                 driver.json      how the newest driver does, or how it ended (logbook.py)
                  checkpoints/  logs/  tensorboard/
 
 One process holds it at a time. It can be read at any time, by anyone: lines are appended whole, and what is
@@ -17,6 +18,7 @@ import math
 import os
 import shlex
 import socket
+import time
 import uuid
 from pathlib import Path
 from typing import IO, Any, Self
@@ -30,7 +32,13 @@ CONFIG = "config.yaml"
 METRICS = "metrics.jsonl"
 SUMMARY = "summary.json"
 REDIS = "redis"
+LOCK = ".lock"
+DRIVER_LOG = "driver.log"
+"""Among the logs of the roles: what a driver without a terminal prints."""
+
 IDENTITY = ".id"
+LOOK_S = 0.2
+TAIL_BYTES = 2**19
 KEPT_KINDS = ("step", "eval", "final")
 
 
@@ -52,6 +60,24 @@ def read_metrics(path: Path) -> list[Record]:
         else:
             logger.warning("%s, line %d is no record and was left out", path, index)
     return records
+
+
+def newest_record(path: Path, kind: str) -> Record | None:
+    """The last record of a kind among those at the end of a metrics.jsonl; None if there is none."""
+    try:
+        with path.open("rb") as file:
+            file.seek(max(0, file.seek(0, os.SEEK_END) - TAIL_BYTES))
+            lines = file.read().split(b"\n")[:-1]
+    except FileNotFoundError:
+        return None
+    for line in reversed(lines):
+        try:
+            record = json.loads(line)
+        except ValueError:  # the first may be cut
+            continue
+        if isinstance(record, dict) and record.get("kind") == kind:
+            return record
+    return None
 
 
 def read_summary(path: Path) -> Record:
@@ -199,15 +225,13 @@ def hold(path: Path) -> IO[str]:
 
     The kernel lets go of it when its holder ends, however it ends.
     """
-    file = (path / ".lock").open("a+", encoding="utf-8")
+    file = (path / LOCK).open("a+", encoding="utf-8")
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        _take_lock(file)
     except BlockingIOError:
-        file.seek(0)
-        holder = file.read().strip() or "another process"
         file.close()
         raise ArealError(
-            f"{path} is in use by {holder}: wait for that run to end, interrupt it, or name another run"
+            f"{path} is in use by {holder(path) or 'another process'}: wait for that run to end, interrupt it, or name another run"
         ) from None
     except OSError as error:
         logger.warning("%s cannot be locked (%s): see that only one `areal run` uses it", path, error)
@@ -215,6 +239,38 @@ def hold(path: Path) -> IO[str]:
     file.write(f"process {os.getpid()} on {socket.gethostname()}")
     file.flush()
     return file
+
+
+def holder(path: Path) -> str:
+    """Who holds the lock of a run directory, or held it last, as `hold` wrote it; empty if that is not known."""
+    try:
+        return (path / LOCK).read_text(encoding="utf-8", errors="replace").strip()
+    except OSError:
+        return ""
+
+
+def _take_lock(file: IO[str]) -> None:
+    """Raises BlockingIOError if another holds it for longer than a look by `is_held` takes."""
+    deadline = time.monotonic() + LOOK_S
+    while True:
+        try:
+            return fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.02)
+
+
+def is_held(path: Path) -> bool:
+    """Whether a process holds the lock of a run directory."""
+    try:
+        with (path / LOCK).open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    return False
 
 
 def _cut_torn_line(path: Path) -> None:

@@ -1,11 +1,10 @@
-"""`areal runs` and `areal purge`: which runs there are, who is at work for one, and the end of its keys."""
+"""`areal status`: which runs there are, and how one does."""
 
-import sys
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, closing, nullcontext
-from dataclasses import asdict, dataclass, field, fields
+from contextlib import ExitStack, closing
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 
 from rich.text import Text
@@ -15,40 +14,62 @@ from ..broker.bulletin import RUN, Bulletin
 from ..broker.chunks import RedisChunks
 from ..broker.client import Client, connect
 from ..broker.errors import ArealError
+from ..broker.helm import Driving
 from ..broker.keys import LANES, TRAIN
 from ..broker.lane import Depth, Lane
 from ..broker.rollcall import Heard
 from ..broker.runs import count_keys
-from ..broker.runs import purge as purge_keys
 from ..broker.server import find_live
 from ..broker.weights import WeightStore
-from .locate import ANSWER_S, Located, Place, located_in, run_directories, shared_broker
+from .locate import ANSWER_S, Located, Place, located_in, open_run, require_directory, run_directories, shared_broker
 from .records import Record
-from .rundir import REDIS, SUMMARY, hold, read_summary
-from .screen import DASH, Screen, Table, plural, safe, span, to_json
+from .rundir import REDIS, SUMMARY, as_argument, is_held, read_summary
+from .screen import DASH, Screen, Table, plural, span, to_json
+from .standing import GONE, Standing, standing_in, standing_on
 
-STYLES = {"running": "green", "starting": "cyan", "silent": "yellow", "stopped": "dim", "unknown": "red"}
+STYLES = {
+    "starting": "cyan",
+    "running": "green",
+    "draining": "cyan",
+    "silent": "yellow",
+    "stopped": "dim",
+    "done": "dim",
+    GONE: "yellow",
+    "failed": "red",
+    "unknown": "red",
+}
 
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """A run as its Redis has it, or as its directory tells where that is not up.
+    """A run as its directory and its Redis have it.
 
-    running    a member was heard within the lease time
-    starting   none was yet, but the run's own Redis is up, and the order is to run
-    silent     there are members on the roll, and none was heard within the lease time: they have died
-    stopped    there are no members, or no Redis
+    starting   its driver is there, and no role has done any work yet
+    running    roles are at work
+    draining   they are ending
+    done       it has taken all its steps
+    stopped    it was stopped before that; or it was never driven
+    failed     it ended on an error, which the note tells
+    gone       its driver was killed; nothing of it goes on
     unknown    the note says why
+
+    Of a run that no driver of this version has driven, its roles tell: running while one was heard within the lease time, else
+    silent while there are any on the roll, else starting while its own Redis is up and the order is to run.
     """
 
     name: str
     state: str
     where: str
+    step: int | None = None
+    steps: int | None = None
+    reward: float | None = None
+    staleness: float | None = None
     version: int | None = None
     keys: int | None = None
     dead: int | None = None
     lanes: Mapping[str, Depth] = field(default_factory=dict)
     roll: tuple[Heard, ...] = ()
+    driver: Driving | None = None
     note: str = ""
 
 
@@ -67,7 +88,7 @@ def show_runs(place: Place, *, as_json: bool) -> int:
             f"there are no runs {f'on redis at {redacted(place.broker)}' if place.broker else f'in {place.directory}/'}"
         )
         return 0
-    counts = (">version", ">issued", ">prompts", ">groups", ">dead", ">keys")
+    counts = (">step", ">reward", ">staleness", ">prompts", ">groups", ">dead", ">keys")
     Table(screen, "run", "state", *counts, "roles", "where").put(map(_row, views))
     for view in views:
         if view.note:
@@ -75,65 +96,51 @@ def show_runs(place: Place, *, as_json: bool) -> int:
     return 0
 
 
-def show_run(run: Located, *, as_json: bool) -> int:
-    """Print the lanes of a run, and who is on its roll."""
-    view = _look(run, count_keys(run.client)[run.key])
+def show_run(run: str, place: Place, *, as_json: bool) -> int:
+    """Print how a run does, what its lanes hold and who is on its roll."""
+    directory = None if place.broker is not None else require_directory(run, place.directory)
+    if directory is not None and _has_no_redis(directory):
+        return _show(as_argument(directory), _from_files(directory), {"directory": f"{directory}/"}, as_json=as_json)
+    with open_run(run, place) as located:
+        view = _look(located, count_keys(located.client)[located.key])
+        more = {"key": located.key, "redis": located.redis}
+        if as_json:
+            return _show(located.name, view, more, as_json=True)
+        facts = {"version": _shown(view.version), "redis": located.redis + _whose(located), "key": located.key}
+        facts |= {"keys": _shown(view.keys)} | ({"directory": f"{located.directory}/"} if located.directory else {})
+        return _show(located.name, view, facts, as_json=False)
+
+
+def _show(name: str, view: View, facts: Mapping[str, str], *, as_json: bool) -> int:
     if as_json:
-        print(to_json(_record(view) | {"key": run.key, "redis": run.redis}))
+        print(to_json(_record(view) | dict(facts)))
         return 0
     screen = Screen()
-    screen.put((run.name, "bold"), "  ", (view.state, STYLES[view.state]))
-    facts = {"version": _shown(view.version), "redis": run.redis + _whose(run), "key": run.key}
-    facts |= {"keys": _shown(view.keys)} | ({"directory": f"{run.directory}/"} if run.directory else {})
-    for label, text in facts.items():
+    screen.put((name, "bold"), "  ", (view.state, STYLES[view.state]))
+    for label, text in [*_progress(view), *facts.items()]:
         screen.put((f"  {label:<11}", "dim"), text)
-    screen.put("")
-    lanes = Table(screen, "lane", ">issued", ">prompts", ">groups", ">dead", ">again", ">dropped", "")
-    lanes.put([name, *(f"{count:,}" for count in asdict(depth).values()), ""] for name, depth in view.lanes.items())
+    if view.lanes:
+        screen.put("")
+        lanes = Table(screen, "lane", ">issued", ">prompts", ">groups", ">dead", ">again", ">dropped", "")
+        lanes.put([each, *(f"{count:,}" for count in asdict(depth).values()), ""] for each, depth in view.lanes.items())
     screen.put("")
     _put_roll(screen, view.roll)
+    if view.note:
+        screen.put((f"\n{view.note}", "yellow"))
     if view.dead:
-        screen.put(f"\n{plural(view.dead, 'dead letter')}: areal dead list {run.name}")
+        screen.put(f"\n{plural(view.dead, 'dead letter')}: areal dead list {name}")
     return 0
 
 
-def purge(run: Located, *, yes: bool) -> int:
-    """Delete all keys of a run that nobody works on, once a person has agreed. Raises ArealError."""
-    _refuse_if_at_work(run)
-    with hold(run.directory) if run.directory else nullcontext():  # so that no `areal run` begins meanwhile
-        keys = count_keys(run.client)[run.key]
-        screen = Screen()
-        if not keys:
-            screen.put(f"{run.name} has no keys on redis at {run.redis}")
-            return 0
-        if not yes and not _agreed(f"Delete the {plural(keys, 'key')} of {run.name} on redis at {run.redis}?"):
-            screen.put("nothing was deleted")
-            return 1
-        _refuse_if_at_work(run)  # the answer may have taken its time
-        gone = purge_keys(run.client, run.key)
-    left = f"{run.directory}/" if run.directory else "the run directory"
-    screen.put(f"{plural(gone, 'key')} of {run.name} deleted; {left} is left as it is")
-    return 0
-
-
-def _refuse_if_at_work(run: Located) -> None:
-    alive = [heard.member for heard in run.roll() if not heard.silent]
-    if alive:
-        members = ", ".join(f"{member.name} (process {member.pid} on {member.host})" for member in alive)
-        raise ArealError(
-            f"{run.name} is not purged, as it is at work: {members} {'was' if len(alive) == 1 else 'were'} heard within "
-            f"the last {run.lease_s:g} s. Stop it first (Ctrl-C where it was started), or wait if it has just died"
-        )
-
-
-def _agreed(question: str) -> bool:
-    """Whether a person says yes; raises ArealError where there is nobody to ask."""
-    if not sys.stdin.isatty():
-        raise ArealError("nothing was deleted: there is no terminal to ask on, and --yes was not given")
-    try:
-        return input(f"{safe(question)} [y/N] ").strip().lower() in ("y", "yes")
-    except EOFError:
-        return False
+def _progress(view: View) -> Iterator[tuple[str, str]]:
+    if view.step is not None:
+        reward, staleness = _rounded(view.reward), _rounded(view.staleness)
+        yield "step", f"{view.step} of {_shown(view.steps)}, reward {reward}, staleness {staleness}"
+    driver = view.driver
+    if driver is not None and not driver.ended and view.state != GONE:
+        guard = "" if driver.guard is None else f", guarded by process {driver.guard}"
+        since = span(time.time() - driver.started_at)
+        yield "driver", f"process {driver.pid} on {driver.host}, started {since} ago{guard}"
 
 
 # Looking
@@ -179,16 +186,44 @@ def _glance(directory: Path, servers: _Servers) -> View:
     shared = shared_broker(directory)
     url = shared or find_live(directory / REDIS)
     if url is None:
-        return _from_summary(directory)
+        return _from_files(directory)
     client, counts = servers.ask(url)
     run = located_in(directory, client, url, own=shared is None)
-    return _look(run, counts[run.key]) if counts[run.key] else _from_summary(directory)
+    return _look(run, counts[run.key]) if counts[run.key] else _from_files(directory)
 
 
-def _from_summary(directory: Path) -> View:
+def _has_no_redis(directory: Path) -> bool:
+    """Whether the Redis of its own is not up, and must not be started for a look: its driver is about to, or it has no data."""
+    folder = directory / REDIS
+    if shared_broker(directory) is not None or find_live(folder) is not None:
+        return False
+    return is_held(directory) or not any(folder.glob("appendonly*"))
+
+
+def _from_files(directory: Path) -> View:
     summary = read_summary(directory / SUMMARY)
-    version, dead = summary.get("version"), summary.get("dead_letters")
-    return View(directory.name, "stopped", f"{directory}/", version=version, dead=dead)
+    view = View(
+        directory.name,
+        "stopped",
+        f"{directory}/",
+        version=summary.get("version"),
+        dead=summary.get("dead_letters"),
+    )
+    return _standing(view, standing_in(directory))
+
+
+def _standing(view: View, standing: Standing) -> View:
+    """With what its driver tells."""
+    return replace(
+        view,
+        state=standing.state or view.state,
+        step=standing.step,
+        steps=standing.steps,
+        reward=standing.reward,
+        staleness=standing.staleness,
+        driver=standing.driving,
+        note=standing.note,
+    )
 
 
 def _look(run: Located, keys: int) -> View:
@@ -196,7 +231,7 @@ def _look(run: Located, keys: int) -> View:
     newest = WeightStore(run.client, run.key, RedisChunks(run.client, run.key)).latest()
     lanes = {name: Lane(run.client, run.key, name).depth() for name in LANES}
     roll = tuple(run.roll())
-    return View(
+    view = View(
         name=run.directory.name if run.directory else run.name,
         state=_state(run, roll),
         where=f"{run.directory}/" if run.directory and run.own else run.redis,
@@ -206,9 +241,11 @@ def _look(run: Located, keys: int) -> View:
         lanes=lanes,
         roll=roll,
     )
+    return _standing(view, standing_in(run.directory) if run.directory else standing_on(run.client, run.key))
 
 
 def _state(run: Located, roll: tuple[Heard, ...]) -> str:
+    """What its roles tell."""
     if run.live and any(not heard.silent for heard in roll):
         return "running"
     if roll:
@@ -222,10 +259,11 @@ def _state(run: Located, roll: tuple[Heard, ...]) -> str:
 
 def _row(view: View) -> list[str | Text]:
     train = view.lanes.get(TRAIN)
-    counts = (train.issued, train.prompts, train.groups) if train else (None,) * 3
+    counts = (train.prompts, train.groups) if train else (None, None)
     silent = sum(heard.silent for heard in view.roll)
     roles = f"{len(view.roll) - silent}" + (f", {silent} silent" if silent else "") if view.lanes else DASH
-    numbers = map(_shown, (view.version, *counts, view.dead, view.keys))
+    step = DASH if view.step is None else f"{view.step:,}/{_shown(view.steps)}"
+    numbers = (step, _rounded(view.reward), _rounded(view.staleness), *map(_shown, (*counts, view.dead, view.keys)))
     return [view.name, Text(view.state, STYLES[view.state]), *numbers, roles, view.where]
 
 
@@ -256,7 +294,13 @@ def _shown(count: int | None) -> str:
     return DASH if count is None else f"{count:,}"
 
 
+def _rounded(value: float | None) -> str:
+    return DASH if value is None else f"{value:.3f}"
+
+
 def _record(view: View) -> Record:
     roll = [asdict(heard.member) | {"heard_ago_s": heard.ago_s, "silent": heard.silent} for heard in view.roll]
     lanes = {name: asdict(depth) for name, depth in view.lanes.items()}
-    return {each.name: getattr(view, each.name) for each in fields(view)} | {"roll": roll, "lanes": lanes}
+    driver = None if view.driver is None else asdict(view.driver)
+    told = {each.name: getattr(view, each.name) for each in fields(view)}
+    return told | {"roll": roll, "lanes": lanes, "driver": driver}

@@ -5,7 +5,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from ..broker.bulletin import Bulletin
+from ..broker.bulletin import TOLD, Bulletin
 from ..broker.lane import Delivery, Depth
 
 logger = logging.getLogger(__name__)
@@ -21,7 +21,7 @@ class Reporter:
 
     def event(self, text: str, level: str = "info") -> None:
         """Something that a user should read: info, warning or error."""
-        logger.info("%s", text)
+        logger.info("%s", text, extra=TOLD)
         self._bulletin.report({"kind": "event", "time": time.time(), "level": level, "text": f"learner: {text}"})
 
     def warn(self, text: str) -> None:

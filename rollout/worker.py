@@ -15,7 +15,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..broker.bulletin import DRAIN, LEAVE, RUN, Bulletin
+from ..broker.bulletin import DRAIN, LEAVE, RUN, TOLD, Bulletin
 from ..broker.config import BrokerConfig
 from ..broker.errors import EngineDied
 from ..broker.rollcall import Activity
@@ -158,7 +158,9 @@ class RolloutWorker:
         cause = "".join(traceback.format_exception(error))
         again = await asyncio.to_thread(tickets.fail, self._name, lease, cause)
         fate = "it will be tried again" if again else "it is now a dead letter"
-        logger.warning("prompt %d failed at attempt %d, %s: %s", lease.prompt.id, lease.attempt, fate, error)
+        logger.warning(
+            "prompt %d failed at attempt %d, %s: %s", lease.prompt.id, lease.attempt, fate, error, extra=TOLD
+        )
         return again, f"{self._name}: prompt {lease.prompt.id} failed at attempt {lease.attempt}, {fate}: {error}"
 
     async def _revive(self, life: int) -> None:
@@ -167,7 +169,7 @@ class RolloutWorker:
             if life != self._lives or self._order == DRAIN:
                 return
             self._lives += 1
-            logger.warning("the engine died; starting it again")
+            logger.warning("the engine died; starting it again", extra=TOLD)
             await self._tell(f"{self._name}: the engine died; starting it again", "warning")
             await self._parts.engine.stop()
             await self._parts.engine.start()

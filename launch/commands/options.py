@@ -2,7 +2,7 @@
 
 import argparse
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,11 +20,17 @@ The user and the password of a Redis are best given as AREAL_REDIS_USERNAME and 
 
 
 def add_command(
-    commands: Any, name: str, do: Callable[[argparse.Namespace], int], says: str, epilog: str = ""
+    commands: Any,
+    name: str,
+    do: Callable[[argparse.Namespace], int],
+    says: str,
+    epilog: str = "",
+    *,
+    aliases: Sequence[str] = (),
 ) -> argparse.ArgumentParser:
-    """The parser of a new command, which calls `do`; `says` is its line in the help."""
+    """The parser of a new command, which calls `do`; `says` is its line in the help, `aliases` are other names of it."""
     command: argparse.ArgumentParser = commands.add_parser(
-        name, help=says, description=sentence(says), epilog=epilog, formatter_class=RAW
+        name, aliases=aliases, help=says, description=sentence(says), epilog=epilog, formatter_class=RAW
     )
     command.add_argument("--debug", action="store_true", help="show the traceback of an error")
     command.set_defaults(do=do)

@@ -1,15 +1,16 @@
-"""`areal runs` and `areal purge`: what runs there are, and the end of one."""
+"""`areal status` and `areal purge`: what runs there are, how one does, and the end of its keys."""
 
 import argparse
 from typing import Any
 
 from .options import WHERE, add_command, add_json, add_place, opened, place
 
-RUNS_EXAMPLES = """\
+STATUS_EXAMPLES = """\
 examples:
-  areal runs                                      those with a directory in runs/
-  areal runs quickstart                           one: what its lanes hold, and who is at work for it
-  areal runs --broker redis://host:6379/0         those that have keys on a Redis
+  areal status                                    those with a directory in runs/
+  areal status quickstart                         one: its step, what its lanes hold, and who is at work for it
+  areal status --broker redis://host:6379/0       those that have keys on a Redis
+  areal runs                                      the same command
 """
 
 PURGE_EXAMPLES = """\
@@ -19,11 +20,12 @@ examples:
 """
 
 
-def add_runs(commands: Any) -> None:
-    """`areal runs [RUN]`."""
-    runs = add_command(commands, "runs", _runs, "list the runs, or show one", RUNS_EXAMPLES + WHERE)
-    add_place(runs, optional=True)
-    add_json(runs)
+def add_status(commands: Any) -> None:
+    """`areal status [RUN]`, or `areal runs`."""
+    says = "list the runs and how they do, or show one"
+    status = add_command(commands, "status", _status, says, STATUS_EXAMPLES + WHERE, aliases=("runs",))
+    add_place(status, optional=True)
+    add_json(status)
 
 
 def add_purge(commands: Any) -> None:
@@ -33,17 +35,16 @@ def add_purge(commands: Any) -> None:
     purge.add_argument("--yes", action="store_true", help="do not ask")
 
 
-def _runs(options: argparse.Namespace) -> int:
+def _status(options: argparse.Namespace) -> int:
     from ..runs import show_run, show_runs
 
     if options.run is None:
         return show_runs(place(options), as_json=options.json)
-    with opened(options) as run:
-        return show_run(run, as_json=options.json)
+    return show_run(options.run, place(options), as_json=options.json)
 
 
 def _purge(options: argparse.Namespace) -> int:
-    from ..runs import purge
+    from ..purge import purge
 
     with opened(options) as run:
         return purge(run, yes=options.yes)

@@ -29,6 +29,11 @@ def add_training(commands: Any) -> None:
         command.add_argument(
             "overrides", nargs="*", default=[], metavar="key=value", help="settings that differ, as in learner.steps=20"
         )
+        if name == "run":
+            background = (
+                "run in the background, and return once it is under way; see areal attach, status, logs and stop"
+            )
+            command.add_argument("--detach", action="store_true", help=background)
 
 
 def add_replay(commands: Any) -> None:
@@ -48,9 +53,15 @@ def add_replay(commands: Any) -> None:
 
 def _run(options: argparse.Namespace) -> int:
     from ..config import load_run_config
+
+    config = load_run_config(options.config, options.overrides)
+    if options.detach:
+        from ..detach import start
+
+        return start(options.config, options.overrides, config.path)
     from ..run import execute
 
-    return execute(load_run_config(options.config, options.overrides), options.config.resolve().parent)
+    return execute(config, options.config.resolve().parent)
 
 
 def _check(options: argparse.Namespace) -> int:

@@ -1,4 +1,4 @@
-"""`areal runs` and `areal purge`, as a person calls them."""
+"""`areal status` (or `areal runs`) and `areal purge`, as a person calls them."""
 
 import io
 import json
@@ -15,15 +15,20 @@ import pytest
 
 from areal.broker.bulletin import DRAIN, Bulletin
 from areal.broker.client import Client, connect
+from areal.broker.errors import ArealError
+from areal.broker.helm import DRAINING
 from areal.broker.keys import Keys
 from areal.broker.rollcall import Member
 from areal.broker.runs import list_runs
 from areal.broker.server import EmbeddedRedis, find_live
-from areal.launch.rundir import RunDirectory
+from areal.launch.logbook import Logbook
+from areal.launch.rundir import RunDirectory, is_held
 
 from .conftest import Areal
+from .driver import FakeDriver, until
 from .stage import MEMBER, Stage, make_directory
 from .test_letters import NASTY
+from .test_progress import step
 
 
 def table(text: str) -> list[list[str]]:
@@ -58,11 +63,12 @@ def test_runs_are_listed_with_what_they_hold(stage: Stage, areal: Areal, here: P
     head, odd, old, mine, _, note = table(out)
     keys = len(stage.client.keys(f"*{{{stage.key}}}*"))  # type: ignore[arg-type]
     assert code == 0
-    assert head == ["run", "state", "version", "issued", "prompts", "groups", "dead", "keys", "roles", "where"]
-    assert odd == ["odd", "unknown", *"––––––", "–", "runs/odd/"]
-    assert old == ["old", "stopped", "1,200", *"–––", "4", "–", "–", "runs/old/"]
+    columns = ["step", "reward", "staleness", "prompts", "groups", "dead", "keys", "roles", "where"]
+    assert head == ["run", "state", *columns]
+    assert odd == ["odd", "unknown", *"–––––––", "–", "runs/odd/"]
+    assert old == ["old", "stopped", *"–––––", "4", "–", "–", "runs/old/"]
     where = mine.pop()
-    assert mine == [run, "running", "–", "2", "0", "0", "3", str(keys), "1, 1 silent"]
+    assert mine == [run, "running", *"–––", "0", "0", "3", str(keys), "1, 1 silent"]
     assert re.fullmatch(r"127\.0\.0\.1:\d+", where)
     assert note[0].startswith("odd: runs/odd/summary.json is not valid JSON")
     records = {record["name"]: record for record in map(json.loads, areal("runs", "--json")[1].splitlines())}
@@ -70,6 +76,11 @@ def test_runs_are_listed_with_what_they_hold(stage: Stage, areal: Areal, here: P
         "name": "",
         "state": "stopped",
         "where": "runs/old/",
+        "step": None,
+        "steps": None,
+        "reward": None,
+        "staleness": None,
+        "driver": None,
         "version": 1200,
         "keys": None,
         "dead": 4,
@@ -278,7 +289,49 @@ def test_a_key_is_purged_on_the_redis_that_is_named(stage: Stage, areal: Areal, 
     assert (code, out) == (0, f"1 key of {stage.key} deleted; the run directory is left as it is\n")
 
 
-@pytest.mark.parametrize("command", ["runs", "purge"])
+def test_a_run_stands_as_its_driver_says(
+    stage: Stage, areal: Areal, here: Path, run: str, client: Client, redis_url: str
+) -> None:
+    with FakeDriver(here / "runs" / run, client, guard=7) as driver:
+        driver.take(step(3, time=time.time(), reward=0.25))
+        stage.beat()
+        code, out, err = areal("status", run)
+        assert (code, err) == (0, "") and out.startswith(
+            f"{run}  running\n  step       3 of 60, reward 0.250, staleness 1.200\n"
+            f"  driver     process {os.getpid()} on {socket.gethostname()}, started 0."
+        )
+        assert " ago, guarded by process 7\n  version " in out
+        assert table(areal("runs")[1])[1][:5] == [run, "running", "3/60", "0.250", "1.200"]
+        record = json.loads(areal("status", run, "--json")[1])
+        assert (record["step"], record["steps"], record["reward"], record["staleness"]) == (3, 60, 0.25, 1.2)
+        assert record["driver"]["pid"] == os.getpid() and record["state"] == record["driver"]["state"]
+        until(lambda: json.loads(areal("status", stage.key, "--broker", redis_url, "--json")[1])["step"] == 3)
+        driver.logbook.enter(DRAINING)
+        assert state_of(areal, run) == "draining"
+        driver.vanish()
+        assert state_of(areal, run) == "gone"
+        out = areal("status", run)[1]
+        assert "\n  driver" not in out and "its driver (process" in out and "was killed; the same `areal run`" in out
+    for error, state in ((None, "done"), (ArealError("it broke"), "failed")):
+        with FakeDriver(here / "runs" / run, client) as driver:
+            driver.fail(error) if error else driver.end(0)
+            until(lambda: not is_held(here / "runs" / run))
+        assert state_of(areal, run) == state
+    assert "it has failed (exit code 1): it broke" in areal("status", run)[1]
+
+
+def test_a_run_that_has_just_been_started_is_shown_without_its_redis(areal: Areal, here: Path) -> None:
+    directory = here / "runs" / "own"
+    make_directory(directory)
+    with RunDirectory(directory, config=(directory / "config.yaml").read_text()):
+        Logbook(directory, run="own")
+        code, out, err = areal("status", "own")
+        assert (code, err) == (0, "") and out.startswith("own  starting\n") and "nobody is at work" in out
+        assert json.loads(areal("status", "own", "--json")[1])["state"] == "starting"
+    assert not (directory / "redis").exists()
+
+
+@pytest.mark.parametrize("command", ["status", "purge"])
 def test_help_teaches_by_examples(areal: Areal, command: str) -> None:
     code, out, _ = areal(command, "--help")
     assert code == 0 and f"areal {command} quickstart" in out and "--broker redis://host:6379/0" in out
