@@ -2,14 +2,13 @@
 
 import os
 import re
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
 import yaml
 
-from .podman import Podman, Unable, run, said_by
+from .podman import FAILURES, Podman, Unable, run
 
 ROOT = Path(__file__).parents[2]
 IMAGE = "localhost/areal:cluster-test"
@@ -41,8 +40,8 @@ def make_bases(podman: Podman) -> bool:
         command += ["--aptopt=Acquire::Languages none", SUITE, str(tar)]
         try:
             run(command, timeout_s=BASE_TIMEOUT_S, environment=os.environ)
-        except (subprocess.SubprocessError, OSError) as error:
-            raise Unable(f"no base image can be made: {said_by(error)}") from error
+        except FAILURES as error:
+            raise Unable(f"no base image can be made: {error}") from error
         podman("import", "--quiet", str(tar), wanted[0], timeout_s=120.0)
     for other in wanted[1:]:
         podman("tag", wanted[0], other)

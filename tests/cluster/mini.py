@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import Any
 
 from .images import IMAGE, ROOT
-from .podman import Podman, run
+from .podman import FAILURES, Podman, run
 from .stages import await_
 
 PODMAN_COMPOSE = "podman-compose==1.6.0"
 SERVICES = ("redis", "ray-head", "learner", "rollout-0", "rollout-1")
 NODES = ("learner", "rollout-0", "rollout-1")
-UP_TIMEOUT_S, DOWN_TIMEOUT_S, JOIN_TIMEOUT_S = 120.0, 90.0, 90.0
+UP_TIMEOUT_S, DOWN_TIMEOUT_S, JOIN_TIMEOUT_S, EXEC_TIMEOUT_S = 120.0, 90.0, 240.0, 60.0
 
 
 class MiniCluster:
@@ -57,7 +57,7 @@ class MiniCluster:
         """Whether the container's newest life has said that its Ray runs."""
         return "Ray runtime started" in self._logs(node).rpartition("Local node IP")[2]
 
-    def exec(self, service: str, *command: str, timeout_s: float = 30.0) -> str:
+    def exec(self, service: str, *command: str, timeout_s: float = EXEC_TIMEOUT_S) -> str:
         """What a command in a container prints."""
         return self._podman("exec", self.container(service), *command, timeout_s=timeout_s)
 
@@ -120,7 +120,7 @@ class MiniCluster:
     def report(self) -> str:
         """The last that each part has said."""
         parts = {name: self._logs(name) for name in SERVICES}
-        with contextlib.suppress(subprocess.SubprocessError):
+        with contextlib.suppress(*FAILURES):
             parts |= {str(log): log.read_text(errors="replace") for log in self.file(".").glob("*/logs/*.log")}
         parts |= {str(log): log.read_text(errors="replace") for log in self._folder.glob("*.log")}
         return "\n".join(f"—— {name}\n" + "\n".join(text.splitlines()[-25:]) for name, text in parts.items())
@@ -142,8 +142,9 @@ class MiniCluster:
         run([*_compose_command(self.project), *arguments], timeout_s=timeout_s, environment=self._environment)
 
     def _down(self) -> None:
-        drivers = self._podman("ps", "--all", "--quiet", "--filter", f"name=^{self.project}").split()
-        if drivers:
+        """Leave nothing of it, whatever state it is in."""
+        with contextlib.suppress(*FAILURES):  # drivers, of which compose knows nothing
+            drivers = self._podman("ps", "--all", "--quiet", "--filter", f"name={self.project}-driver").split()
             self._podman("rm", "--force", "--time", "2", *drivers, timeout_s=DOWN_TIMEOUT_S)
         self._compose("down", "--volumes", "--timeout", "2", timeout_s=DOWN_TIMEOUT_S)
 

@@ -12,11 +12,13 @@ PACKAGES = (
     "crun",
     "netavark",
     "aardvark-dns",
+    "iptables",
     "catatonit",
     "mmdebstrap",
     "iproute2",
     "util-linux",
 )
+COMMANDS = ("podman", "crun", "iptables", "mmdebstrap", "nsenter", "ip")
 INSTALL_TIMEOUT_S = 300.0
 UNIFIED = Path("/sys/fs/cgroup/unified")
 MAX_FILES, MAX_PROCESSES = 20_000, 4096
@@ -51,6 +53,18 @@ class Unable(Exception):
     """No container can be started on this machine; the text says why."""
 
 
+class CommandFailed(Exception):
+    """A command ended on an error; `said` is what it wrote."""
+
+    def __init__(self, command: list[str], code: int, said: str) -> None:
+        super().__init__(f"exit code {code} of {' '.join(command)}: {said[-2000:]}")
+        self.said = said
+
+
+FAILURES = (CommandFailed, subprocess.SubprocessError, OSError)
+"""What `run` raises."""
+
+
 class Podman:
     """The command, with settings of its own in `folder`."""
 
@@ -58,7 +72,7 @@ class Podman:
         self.environment = dict(os.environ) | {"CONTAINERS_CONF": str(_settings(folder))}
 
     def __call__(self, *arguments: str, timeout_s: float = 60.0, **environment: str) -> str:
-        """What it prints. Raises CalledProcessError, which shows what it printed besides."""
+        """What it prints. Raises CommandFailed."""
         return run(["podman", *arguments], timeout_s=timeout_s, environment=self.environment | environment)
 
     def has(self, image: str) -> bool:
@@ -69,40 +83,35 @@ class Podman:
         """Raises Unable unless a container of that image can be started."""
         try:
             said = self("run", "--rm", "--network", "none", "--entrypoint", "/bin/echo", image, "started")
-        except (subprocess.SubprocessError, OSError) as error:
-            raise Unable(f"podman cannot start a container here: {said_by(error)}") from error
+        except FAILURES as error:
+            raise Unable(f"podman cannot start a container here: {error}") from error
         if said.strip() != "started":
             raise Unable(f"a container of podman said {said!r} where 'started' was wanted")
 
 
 def install() -> None:
     """Install podman and what else is needed by apt. Raises Unable."""
-    if all(shutil.which(command) for command in ("podman", "crun", "mmdebstrap", "nsenter", "ip")):
+    if all(shutil.which(command) for command in COMMANDS):
         return
     if os.geteuid() != 0 or shutil.which("apt-get") is None:
-        raise Unable("podman, crun and mmdebstrap are not all installed, and only root can do so, by apt-get")
+        raise Unable(f"{', '.join(COMMANDS)} are not all installed, and only root can do so, by apt-get")
     quiet = {"DEBIAN_FRONTEND": "noninteractive"} | dict(os.environ)
     try:
         run(["apt-get", "update", "-qq"], timeout_s=INSTALL_TIMEOUT_S, environment=quiet)
         command = ["apt-get", "install", "-qq", "-y", "--no-install-recommends", *PACKAGES]
         run(command, timeout_s=INSTALL_TIMEOUT_S, environment=quiet)
-    except (subprocess.SubprocessError, OSError) as error:
-        raise Unable(f"podman cannot be installed: {said_by(error)}") from error
+    except FAILURES as error:
+        raise Unable(f"podman cannot be installed: {error}") from error
 
 
 def run(command: list[str], *, timeout_s: float, environment: Mapping[str, str]) -> str:
-    """What a command prints; raises CalledProcessError with what it says besides, or TimeoutExpired."""
+    """What a command prints. Raises CommandFailed, or TimeoutExpired."""
     done = subprocess.run(
-        command, env=environment, timeout=timeout_s, check=True, capture_output=True, text=True, errors="replace"
+        command, env=environment, timeout=timeout_s, check=False, capture_output=True, text=True, errors="replace"
     )
+    if done.returncode != 0:
+        raise CommandFailed(command, done.returncode, done.stdout + done.stderr)
     return done.stdout
-
-
-def said_by(error: Exception) -> str:
-    """The last lines that a command wrote before it failed."""
-    written = getattr(error, "stderr", None) or getattr(error, "stdout", None) or str(error)
-    text = written.decode(errors="replace") if isinstance(written, bytes) else str(written)
-    return " / ".join(line.strip() for line in text.strip().splitlines()[-5:])
 
 
 def _settings(folder: Path) -> Path:
