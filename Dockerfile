@@ -1,7 +1,7 @@
 # One image for every part of a cluster: Ray head, learner node, rollout node, and `areal` itself.
 #
 #   docker build -t areal:cpu .                                                   # with vLLM for CPUs
-#   docker build -t areal:images --build-arg REQUIREMENTS=requirements/torch-cpu.txt --build-arg EXTRAS=images .
+#   docker build -t areal:images --build-arg REQUIREMENTS=requirements/torch-cpu.txt --build-arg EXTRAS=cluster,images .
 #   docker run --rm --shm-size 512m areal:cpu run configs/quickstart.yaml         # a run of one container, as on a laptop
 #
 # docker-compose.yml builds it and docker-compose.gpu.yml builds it for CUDA; docs/containers.md tells more.
@@ -46,7 +46,7 @@ FROM ${BASE}
 # libgomp1 is torch's, libnuma1 vLLM's; on GPUs Triton wants a C compiler too (gcc libc6-dev).
 ARG APT="libgomp1 libnuma1"
 RUN apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends ${APT} \
-    && rm -rf /var/lib/apt/lists/* \
+    && rm -rf /var/lib/apt/lists/* /var/cache/apt/* \
     && useradd --create-home --uid 10001 areal \
     && install -d -o areal -g areal /areal /areal/runs /areal/cache
 

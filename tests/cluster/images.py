@@ -17,7 +17,7 @@ PACKAGES = "python3,python3-venv,ca-certificates,redis-server,libgomp1"
 REDIS_USER = 999
 """Whom the compose file has Redis run as."""
 
-BASE_TIMEOUT_S, BUILD_TIMEOUT_S = 300.0, 600.0
+BASE_TIMEOUT_S, BUILD_TIMEOUT_S = 300.0, 900.0
 
 
 def bases() -> tuple[str, str]:
@@ -50,7 +50,7 @@ def make_bases(podman: Podman) -> bool:
 
 def build(podman: Podman) -> None:
     """The project's image, with what image policies need and no vLLM."""
-    arguments = {"EXTRAS": "images", "REQUIREMENTS": "requirements/torch-cpu.txt"}
+    arguments = {"EXTRAS": "cluster,images", "REQUIREMENTS": "requirements/torch-cpu.txt"}
     mounts: dict[str, str] = {}
     if certificates := os.environ.get("SSL_CERT_FILE") or os.environ.get("PIP_CERT"):
         arguments |= {"SSL_CERT_FILE": certificates, "PIP_CERT": certificates}

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +52,7 @@ class MiniCluster:
     def await_nodes(self) -> None:
         """Until every node has joined the Ray cluster."""
         for node in NODES:
-            await_(f"{node} joins the Ray cluster", lambda node=node: self.has_joined(node), timeout_s=JOIN_TIMEOUT_S)
+            await_(f"{node} joins the Ray cluster", partial(self.has_joined, node), timeout_s=JOIN_TIMEOUT_S)
 
     def has_joined(self, node: str) -> bool:
         """Whether the container's newest life has said that its Ray runs."""

@@ -11,7 +11,7 @@ from .stages import Stages
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1500)
+@pytest.mark.timeout(1800)
 def test_nothing_is_lost_when_containers_die(tmp_path: Path) -> None:
     stages = Stages()
     try:

@@ -84,7 +84,7 @@ class Trial:
             back_s = time.monotonic() - begun
             self._await_steps(driver, self._steps() + 2, RECOVERY_TIMEOUT_S)
         self.stages.note(
-            stage, f"{went_on} steps in {LINK_DOWN_S:g} s without it, its worker heard {back_s:.1f} s after it was up"
+            stage, f"steps in {LINK_DOWN_S:g} s without it: {went_on}; its worker heard {back_s:.1f} s after it was up"
         )
 
     def _kill_redis(self, driver: Driver) -> None:

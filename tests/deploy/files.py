@@ -31,7 +31,8 @@ def compose(path: Path, environment: Mapping[str, str]) -> dict[str, Any]:
     def value(found: re.Match[str]) -> str:
         return environment.get(found["name"]) or (found["rest"] if found["how"] == ":-" else "") or ""
 
-    return _replaced(yaml.safe_load(path.read_text()), value)
+    tree: dict[str, Any] = _replaced(yaml.safe_load(path.read_text()), value)
+    return tree
 
 
 def _replaced(node: Any, value: Any) -> Any:
