@@ -1,6 +1,7 @@
 # make run: the quickstart. make test: all tests. make fuzz: FUZZ damaged messages
-# against the wire format. make chaos: a run under 200 faults, 10 minutes. make check:
-# lint and types. make fix: mend what can be mended.
+# against the wire format. make chaos: a run under 200 faults, 10 minutes. make cluster-test:
+# the cluster of docker-compose.yml in real containers, some of which are killed, 6 minutes.
+# make check: lint and types. make fix: mend what can be mended.
 # Each target first makes the virtual environment that it needs (.venv).
 
 PYTHON ?= python3
@@ -15,7 +16,7 @@ ifdef PIP_CERT
 export SSL_CERT_FILE ?= $(PIP_CERT)
 endif
 
-.PHONY: run test test-fast fuzz chaos check fix setup walls clean
+.PHONY: run test test-fast fuzz chaos cluster-test check fix setup walls clean
 
 run: setup
 	$(BIN)/areal run $(CONFIG) $(ARGS)
@@ -32,6 +33,9 @@ fuzz: setup
 chaos: setup
 	$(BIN)/python -m tests.chaos --faults 200 $(ARGS)
 
+cluster-test: setup
+	$(BIN)/python -m tests.cluster $(ARGS)
+
 check: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
@@ -44,7 +48,7 @@ fix: setup
 
 setup: $(VENV)/.ready
 
-$(VENV)/.ready: pyproject.toml requirements/cpu.txt requirements/overrides.txt
+$(VENV)/.ready: pyproject.toml $(wildcard requirements/*.txt)
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
 	$(BIN)/uv pip install --compile-bytecode --python $(BIN)/python $(TORCH_FROM) \
