@@ -10,21 +10,78 @@ import os
 import signal
 import subprocess
 import sys
-from dataclasses import replace
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from ..broker import errors
 from ..broker.lifetime import begin_child
+from ..rewards.shipped import FOLDER_VARIABLE, PASSED_VARIABLE, RUNTIME_VARIABLE, find_shipped, renamed
 from .roles import RoleSpec
+from .rundir import IDENTITY
 
 MAX_REPORT_BYTES = 65_536
+MAX_LOG_BYTES = 262_144
+
+
+@dataclass(frozen=True, slots=True)
+class Seat:
+    """Where a role has been placed: Ray's id of the node, its address, and whether the run directory is seen from there."""
+
+    node: str
+    host: str
+    shares_directory: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Cargo:
+    """Where paths of the machine of `areal run` lie in what was shipped, and its working directory."""
+
+    moved: Mapping[str, str]
+    working_directory: str
 
 
 class RoleActor:
-    """Runs one role."""
+    """Runs one role; where it is, and what it prints, can be asked meanwhile."""
 
-    def __init__(self, spec: RoleSpec) -> None:
+    def __init__(self, spec: RoleSpec, cargo: Cargo | None = None) -> None:
         self._spec = replace(spec, host=_own_host())
+        self._shipped = self._folder = None
+        if cargo is not None:
+            self._shipped = find_shipped()
+            moved = {here: str(self._shipped / there) for here, there in cargo.moved.items()}
+            self._spec = replace(
+                self._spec, config=renamed(spec.config, moved), model_path=renamed(spec.model_path, moved)
+            )
+            folder = Path(renamed(cargo.working_directory, moved))
+            self._folder = folder if folder.is_dir() and folder.is_relative_to(self._shipped) else None
+        self._log_from = self._log_bytes()
+
+    def __repr__(self) -> str:
+        return self._spec.name
+
+    def seat(self) -> Seat:
+        """Where this is."""
+        import ray
+
+        try:
+            identity = (Path(self._spec.directory) / IDENTITY).read_text(encoding="utf-8").strip()
+        except OSError:
+            identity = ""
+        shares = bool(identity) and self._spec.run_key.endswith(identity)
+        return Seat(ray.get_runtime_context().get_node_id(), self._spec.host, shares)
+
+    def log_since(self, offset: int) -> bytes:
+        """What the role has printed, from so many bytes after its beginning on, or the next part of it."""
+        if not self._spec.log.exists():
+            return b""
+        with self._spec.log.open("rb") as log:
+            log.seek(self._log_from + offset)
+            return log.read(MAX_LOG_BYTES)
+
+    def _log_bytes(self) -> int:
+        return self._spec.log.stat().st_size if self._spec.log.exists() else 0
 
     def run(self) -> None:
         """Until the role ends; raises the ArealError that it ended on, or one that tells how its process died."""
@@ -32,12 +89,13 @@ class RoleActor:
         self._spec.log.parent.mkdir(parents=True, exist_ok=True)
         with self._spec.log.open("ab") as log:
             process = subprocess.Popen(
-                [sys.executable, "-P", "-m", "areal.launch.roles", str(writing)],
+                [*self._command(), str(writing)],
                 stdin=subprocess.PIPE,
                 stdout=log,
                 stderr=log,
                 pass_fds=[writing],
-                env=os.environ | _environment(),
+                env=self._environment(),
+                cwd=self._folder,
                 preexec_fn=begin_child,  # noqa: PLW1509 - it allocates nothing and takes no lock
             )
         os.close(writing)
@@ -51,13 +109,29 @@ class RoleActor:
         if exit_code != 0:
             raise _error_of(exit_code, report)
 
+    def _command(self) -> list[str]:
+        return [sys.executable, "-P", "-m", "areal.launch.roles"]
 
-def _environment() -> dict[str, str]:
-    """What a role's process needs to import what is imported here, and to find this Ray for actors of its own."""
-    import ray
+    def _environment(self) -> dict[str, str]:
+        """What a role's process needs to import what is imported here, and to find this Ray for actors of its own, on top of
+        what is configured for it."""
+        import ray
 
-    address: str = ray.get_runtime_context().gcs_address
-    return {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path), "RAY_ADDRESS": address}
+        context = ray.get_runtime_context()
+        given = {**self._spec.config.get("cluster", {}).get("env", {}).get(self._spec.role, {})}
+        given |= self._spec.environment
+        path = [path for path in (*sys.path, given.get("PYTHONPATH")) if path]
+        own = {
+            "PYTHONPATH": os.pathsep.join(path),
+            "RAY_ADDRESS": context.gcs_address,
+            PASSED_VARIABLE: ",".join(given),
+        }
+        if self._shipped is not None:
+            own |= {
+                FOLDER_VARIABLE: str(self._shipped),
+                RUNTIME_VARIABLE: json.dumps({"py_modules": context.runtime_env["py_modules"]}),
+            }
+        return os.environ | given | own
 
 
 def _own_host() -> str:

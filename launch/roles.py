@@ -11,7 +11,7 @@ import json
 import logging
 import os
 import sys
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -31,17 +31,19 @@ MAX_TEXT = 8_000
 class RoleSpec:
     """What a role's process is told: the configuration (as JSON values), the model's place, and the broker's URL.
 
-    `host` is the address by which Ray knows the node that it runs on, which its actor adds.
+    `host` is the address by which Ray knows the node that it runs on, which its actor adds. `environment` is what its
+    process gets besides; as it may hold passwords, it is written nowhere, and neither is the URL.
     """
 
     name: str
     config: dict[str, Any]
     model_path: str
-    broker_url: str
+    broker_url: str = field(repr=False)
     directory: str
     run_key: str
     index: int = 0
     host: str = ""
+    environment: dict[str, str] = field(default_factory=dict, repr=False)
 
     @property
     def role(self) -> str:

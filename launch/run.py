@@ -3,6 +3,7 @@
 import importlib.util
 import logging
 import math
+import os
 import signal
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -23,6 +24,7 @@ from .progress import Progress
 from .records import Tally
 from .roles import RoleSpec
 from .rundir import METRICS, REDIS, RunDirectory, read_metrics
+from .shipping import shipment_of
 from .supervisor import Beside, Supervisor
 from .watch import RollWatch
 from .words import IMAGES, TEXTS
@@ -54,6 +56,9 @@ def _check(config: RunConfig) -> None:
     from ..rewards.loading import load_reward
     from ..rewards.reward import prepare, require_takes
 
+    missing = [name for name in config.cluster.pass_env if name not in os.environ]
+    if missing:
+        raise ConfigError(f"cluster.pass_env: {missing[0]} is not set in this environment: set it, or leave it out")
     rows = Dataset(config.dataset).eval_rows()
     if config.denoising is not None and config.evaluation.judge is not None:
         _check_judge(config.evaluation.judge, rows)
@@ -125,6 +130,7 @@ class Driver:
                 self._companies(url),
                 gpus_per_engine=self._config.rollout.engine.tensor_parallel_size,
                 beside=self._beside(),
+                shipment=shipment_of(self._config),
                 heard=partial(self._patiently, roll.heard),
             )
             try:
@@ -215,10 +221,11 @@ class Driver:
         learners = ["learner", *(f"learner-{rank}" for rank in range(1, self._config.learner.ranks))]
         workers = [f"rollout-{index}" for index in range(self._config.rollout.workers)]
         config = self._config.model_dump(mode="json")
+        passed = {name: os.environ[name] for name in self._config.cluster.pass_env}
         shared = (config, self._model_path, url, str(self._rundir.path), self._rundir.key)
         return [
-            [RoleSpec(name, *shared, index=rank) for rank, name in enumerate(learners)],
-            *([RoleSpec(name, *shared, index=index)] for index, name in enumerate(workers)),
+            [RoleSpec(name, *shared, index=rank, environment=passed) for rank, name in enumerate(learners)],
+            *([RoleSpec(name, *shared, index=index, environment=passed)] for index, name in enumerate(workers)),
         ]
 
     def _beside(self) -> Beside:
