@@ -13,6 +13,7 @@ ArealError                  shown to the user without a traceback
 ├── RewardError             a reward raised, timed out or crashed: a failure, never a score
 ├── TrainingError           a loss or gradient that is not finite, or a batch that no longer fits the model
 ├── ProcessDied             a role's process ended by itself, without an error of these
+├── NodeLost                the node that a role was on is gone
 ├── RoleDied                a role ended because another one had, without which it cannot go on
 └── DeadlineExceeded        a wait that ended without what it awaited
 
@@ -70,6 +71,10 @@ class TrainingError(ArealError):
 
 class ProcessDied(ArealError):
     """A role's process ended by itself."""
+
+
+class NodeLost(ArealError):
+    """The node of a role is gone, and the role with it."""
 
 
 class RoleDied(ArealError):

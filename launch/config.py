@@ -3,7 +3,7 @@
 import difflib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 from omegaconf import OmegaConf
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -26,34 +26,11 @@ from ..learner.config import (
 from ..learner.data.config import HUB, PartConfig, kind_of
 from ..rewards.config import RewardConfig, RewardsConfig
 from ..rollout.config import RolloutConfig
-from .autoscale import AutoscaleConfig
+from .cluster_config import ClusterConfig
 from .parts import keys_and_models
 from .written import load_tree
 
 Model = TypeVar("Model", bound=BaseModel)
-
-
-class ClusterConfig(BaseModel):
-    """Where the roles run."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    address: str | None = Field(None, description="a Ray cluster (auto, or ray://…); without it Ray is started here")
-    max_restarts: int = Field(3, ge=0, description="how often in a row a role is started again before the run gives up")
-    drain_s: float = Field(60.0, gt=0, description="how long roles may take to drain before they are killed")
-    autoscale: AutoscaleConfig | None = Field(
-        None,
-        description="limits between which the number of rollout workers follows who waits for whom; without it, it stays "
-        "as it is until `areal scale`",
-    )
-    on_driver_loss: Literal["stop", "restart"] = Field(
-        "stop",
-        description="when the driver is killed, all that it started ends with it: to resume by the same command (stop), or "
-        "with `--detach` by itself, from the newest checkpoint, max_restarts times in a row (restart)",
-    )
-    log_level: Literal["info", "warning", "error", "none"] = Field(
-        "warning", description="the level from which on what roles log is shown by the driver too"
-    )
 
 
 class RunConfig(BaseModel):
@@ -220,6 +197,8 @@ def load_run_config(path: Path, overrides: Sequence[str] = (), *, resolved: bool
     if config.evaluation.judge is not None:
         config.evaluation.judge = _found_folder(config.evaluation.judge, folder)
     config.rollout.workflow = _found(config.rollout.workflow, folder)
+    if isinstance(config.cluster.ship, list):
+        config.cluster.ship = [_found_path(name, folder) for name in config.cluster.ship]
     for reward in config.rewards.functions:
         reward.name = _found(reward.name, folder)
     return config
@@ -281,6 +260,15 @@ def _explain(model: type[BaseModel], wrong: Any) -> str:
 def _hint(seen: str, known: Sequence[str], prefix: str = "") -> str:
     near = difflib.get_close_matches(seen, known, n=1, cutoff=0.5)
     return f"did you mean {prefix}{near[0]}?" if near else f"known here: {', '.join(known)}"
+
+
+def _found_path(name: str, folder: Path) -> str:
+    """An absolute path for what names a file or a folder. Raises ConfigError where there is neither."""
+    places = (folder / Path(name).expanduser(), Path.cwd() / Path(name).expanduser())
+    for place in places:
+        if place.exists():
+            return str(place.resolve())
+    raise ConfigError(f"cluster.ship: {name!r} is neither a file nor a folder, beside the configuration or here")
 
 
 def _found_folder(name: str, folder: Path) -> str:

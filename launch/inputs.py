@@ -1,5 +1,6 @@
 """What a configuration names beside the model, looked at before any process is started: rows, rewards, the judge."""
 
+import os
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -13,10 +14,18 @@ if TYPE_CHECKING:
 
 def check_inputs(config: RunConfig) -> None:
     """Find what is wrong with the data and the rewards. Raises ConfigError, and EngineError where vLLM is missing."""
+    check_environment(config)
     check_judge(config, rows_of(config).eval_rows())
     check_rewards(config)
     if config.cluster.address is None and config.denoising is None:
         require_vllm()
+
+
+def check_environment(config: RunConfig) -> None:
+    """Raise ConfigError for a variable that roles are to get, and that is not there."""
+    missing = [name for name in config.cluster.pass_env if name not in os.environ]
+    if missing:
+        raise ConfigError(f"cluster.pass_env: {missing[0]} is not set in this environment: set it, or leave it out")
 
 
 def rows_of(config: RunConfig) -> "Dataset":

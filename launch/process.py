@@ -6,7 +6,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,22 +15,31 @@ from ..broker.lifetime import begin_child
 from .roles import RoleSpec
 
 MAX_REPORT_BYTES = 65_536
+ROLE = (sys.executable, "-P", "-m", "areal.launch.roles")
 
 
 class RoleProcess:
     """Runs one role; it ends with the thread that has started it. What the role prints goes to its log."""
 
-    def __init__(self, spec: RoleSpec, environment: Mapping[str, str], *, folder: Path | None = None) -> None:
+    def __init__(
+        self,
+        spec: RoleSpec,
+        environment: Mapping[str, str],
+        *,
+        folder: Path | None = None,
+        command: Sequence[str] = ROLE,
+    ) -> None:
         """
         environment: all of it.
         folder: the working directory; that of this process by default.
+        command: what is a role by a specification on standard input.
         """
         self.spec = spec
         self._reading, writing = os.pipe()
         spec.log.parent.mkdir(parents=True, exist_ok=True)
         with spec.log.open("ab") as log:
             self._process = subprocess.Popen(
-                [sys.executable, "-P", "-m", "areal.launch.roles", str(writing)],
+                [*command, str(writing)],
                 stdin=subprocess.PIPE,
                 stdout=log,
                 stderr=log,

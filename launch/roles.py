@@ -11,7 +11,7 @@ import json
 import logging
 import os
 import sys
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -35,17 +35,19 @@ class RoleSpec:
 
     `host` is the address by which Ray knows the node that it runs on, which its actor adds. `directory` is the run's, or a
     folder of a worker's own that has joined from outside, for which `shared` is then the run's as its host sees it.
+    `environment` is what its process gets besides; as it may hold passwords, it is written nowhere, and neither is the URL.
     """
 
     name: str
     config: dict[str, Any]
     model_path: str
-    broker_url: str
+    broker_url: str = field(repr=False)
     directory: str
     run_key: str
     index: int = 0
     host: str = ""
     shared: str = ""
+    environment: dict[str, str] = field(default_factory=dict, repr=False)
 
     @property
     def role(self) -> str:

@@ -2,6 +2,7 @@
 
 import logging
 import math
+import os
 import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -31,6 +32,7 @@ from .records import Tally
 from .roles import RoleSpec
 from .rundir import DRIVER_LOG, METRICS, REDIS, RunDirectory, read_metrics
 from .scaler import Broker, Scaler
+from .shipping import shipment_of
 from .supervisor import Beside, Supervisor
 from .transport import choose_transport, require_room, told
 from .watch import RollWatch
@@ -138,6 +140,7 @@ class Driver:
             self._companies(url),
             gpus_per_engine=self._config.rollout.engine.tensor_parallel_size,
             beside=self._beside(),
+            shipment=shipment_of(self._config),
             heard=partial(self._patiently, roll.heard),
         )
         self._scaler = Scaler(
@@ -274,7 +277,9 @@ class Driver:
 
     def _spec(self, url: str, name: str, index: int) -> RoleSpec:
         config = self._config.model_dump(mode="json")
-        return RoleSpec(name, config, self._model_path, url, str(self._rundir.path), self._rundir.key, index=index)
+        passed = {variable: os.environ[variable] for variable in self._config.cluster.pass_env}
+        told = (config, self._model_path, url, str(self._rundir.path), self._rundir.key)
+        return RoleSpec(name, *told, index=index, environment=passed)
 
     def _choose_transport(self, client: Client, url: str) -> None:
         """Settle how the weights travel, for all roles, and say so. Raises ArealError."""

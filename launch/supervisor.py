@@ -1,7 +1,6 @@
 """Places the roles with Ray, starts again those that die, and gives up on a run whose roles keep dying."""
 
-import logging
-import math
+import contextlib
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -9,33 +8,37 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..broker.bulletin import DRAIN, LEAVE
-from ..broker.errors import ArealError, ConfigError, ModelError, TooManyDeadLetters
+from ..broker.errors import ArealError, ConfigError, ModelError, NodeLost, ProcessDied, TooManyDeadLetters
 from ..broker.rollcall import Heard
-from .actor import RoleActor
+from .actor import Cargo, RoleActor
+from .cluster_config import ClusterConfig
 from .company import Company, Placed
-from .config import ClusterConfig
-from .gpus import GpuShares, deal
+from .distant_logs import DistantLogs
+from .fit import told
+from .gpus import GpuShares, shares
+from .joining import join
+from .placement import Placement
 from .roles import LEARNER, ROLLOUT, RoleSpec
 from .room import lacking
+from .shipping import Shipment
 
-logger = logging.getLogger(__name__)
-
-OBJECT_STORE_BYTES = 80 * 2**20
-RAY_ENVIRONMENT = {
-    "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
-    "RAY_worker_niceness": "0",  # Ray's own 15 would let anything else on the machine starve the roles
-}
 BACKOFF_S = 1.0
-PLACE_TIMEOUT_S = 180.0
 MAX_PER_CORE = 4
 """Workers of a run for each core, where only one machine is there for it."""
 
 HURRY_S = 15.0
 """How long a worker that is to leave at once may take, from when it is told so."""
 
+BUSY_S = 15.0
+"""How long a role waits for its place before somebody is told."""
+
 STEADY_S = 120.0
 """Roles that have lived for so long before one died start with a clean count, if they have got something done."""
+
+LOST_S = 60.0
+"""How long Ray may take to find out what has become of an actor that it does not reach; of a node's death, about 15 s."""
+UNAVAILABLE, NODE_DIED = "ActorUnavailableError", "its node has died"
+"""How it says that it does not know, and what it then finds."""
 
 FATAL = (ConfigError, ModelError, TooManyDeadLetters)
 """Errors that another try cannot mend."""
@@ -67,18 +70,20 @@ class Supervisor:
         *,
         gpus_per_engine: int,
         beside: Beside = NOTHING,
+        shipment: Shipment | None = None,
         heard: Callable[[], Sequence[Heard]],
     ) -> None:
         """
         companies: the roles, those together that live and die together; the first of these leads the others.
         beside: what the roles will have Ray place besides, for which there has to be room.
+        shipment: the files that the nodes of a cluster need of this machine.
         heard: the roll-call, which tells who has done some work.
         """
         self._config = config
         self._companies = [Company([Placed(spec) for spec in specs]) for specs in companies]
         self._gpus_per_engine = gpus_per_engine
         self._beside = beside
-        self._gpus = GpuShares()
+        self._shipment = shipment
         self._heard = heard
         self._events: list[tuple[str, str]] = []
         self._ray: Any = None
@@ -86,46 +91,43 @@ class Supervisor:
         """Which of the workers that were added was given up last, and why."""
 
     def start(self) -> None:
-        """Start or join Ray and place every role."""
-        for name, value in RAY_ENVIRONMENT.items():
-            os.environ.setdefault(name, value)
-        import ray
-
-        logging.getLogger("ray").setLevel(logging.ERROR)
-        options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": False}
-        if self._config.address is None:
-            options |= {
-                "num_cpus": max(len(self._placed) + math.ceil(self._beside.cpus), os.cpu_count() or 1),
-                "resources": dict(self._beside.custom),
-                "include_dashboard": False,
-                "object_store_memory": OBJECT_STORE_BYTES,
-                "_node_ip_address": "127.0.0.1",
-                "address": "local",  # not what RAY_ADDRESS may say
-            }
-        else:
-            options["address"] = self._config.address
-        try:
-            ray.init(**options)
-        except Exception as error:
-            raise ArealError(f"Ray did not start (cluster.address is {self._config.address}): {error}") from error
-        self._ray = ray
-        self._gpus = self._deal()
-        if self._num_ranks > 1:
-            self._check_nodes()
+        """Start or join Ray and place every role. Raises ConfigError if the cluster can never hold them."""
+        with self._shipment.staged() if self._shipment else contextlib.nullcontext() as folder:
+            self._ray = join(
+                self._config,
+                cpus=self._beside.cpus,
+                custom=self._beside.custom,
+                runtime_env={"py_modules": [str(folder)]} if folder else None,
+            )
+        if self._shipment is not None:
+            self._events.append(("info", self._shipment.told))
+        self._logs = DistantLogs(self._ray)
+        self._placement = Placement(self._ray, self._config, self._shares())
+        beside = {"CPU": self._beside.cpus, "GPU": self._beside.gpus, **self._beside.custom}
+        self._placement.check(self._companies, beside)
         for company in self._companies:
             self._place(company)
 
     def tick(self) -> None:
-        """Look after the roles once. Raises ArealError when one cannot be kept alive."""
-        for company in list(self._companies):
-            if company.leaving_at is not None:
-                self._see_off(company)
-            elif company.restart_at is None and company.added:
-                self._keep_if_possible(company)
-            elif company.restart_at is None:
-                self._look_after(company)
-            elif time.monotonic() >= company.restart_at:
-                self._place(company)
+        """Look after the roles once. Raises ArealError when one cannot be kept alive, or Ray is gone."""
+        try:
+            for company in list(self._companies):
+                self._tick(company)
+            self._logs.fetch(self._placed)
+        except ConnectionError as error:
+            raise ArealError(
+                f"the connection to Ray (cluster.address {self._config.address}) is lost: {error}"
+            ) from error
+
+    def _tick(self, company: Company) -> None:
+        if company.leaving_at is not None:
+            self._see_off(company)
+        elif company.restart_at is None and company.added:
+            self._keep_if_possible(company)
+        elif company.restart_at is None:
+            self._look_after(company)
+        elif time.monotonic() >= company.restart_at:
+            self._place(company)
 
     def is_done(self, name: str) -> bool:
         """Whether the role has ended by itself and well."""
@@ -143,9 +145,11 @@ class Supervisor:
         """Kill what still runs, and end the Ray that was started here."""
         if self._ray is None:
             return
-        for company in self._companies:
-            self._kill(company)
-        self._ray.shutdown()
+        with contextlib.suppress(ConnectionError):  # to a cluster that is gone: its roles end with that
+            for company in self._companies:
+                self._kill(company)
+        with contextlib.suppress(ConnectionError):
+            self._ray.shutdown()
         self._ray = None
 
     # Workers that come and go
@@ -174,15 +178,14 @@ class Supervisor:
 
     def room(self, count: int, each: Beside) -> str:
         """What so many more workers, and what `each` has Ray place besides, would lack; empty if there is room."""
-        share = self._gpus.rollout
-        local = self._config.address is None
-        wanted = {"CPU": each.cpus + (0 if local else 1), "GPU": each.gpus + share, **each.custom}
-        cores = os.cpu_count() or 1
+        needs = self._placement.needs[ROLLOUT].resources
+        beside = {"CPU": each.cpus, "GPU": each.gpus, **each.custom}
+        most = MAX_PER_CORE * (os.cpu_count() or 1)
         return lacking(
-            {name: count * amount for name, amount in wanted.items()},
+            {name: count * (needs.get(name, 0) + beside.get(name, 0)) for name in {**needs, **beside}},
             self._ray.available_resources(),
             workers=len(self.workers()) + count,
-            most=MAX_PER_CORE * cores if local else None,
+            most=most if self._config.address is None else None,
         )
 
     def _of(self, role: str) -> list[Company]:
@@ -227,76 +230,117 @@ class Supervisor:
     def _num_ranks(self) -> int:
         return sum(placed.spec.role == LEARNER for placed in self._placed)
 
-    def _deal(self) -> GpuShares:
+    def _shares(self) -> GpuShares:
         """The GPUs of a role of each kind. Raises ConfigError if there are too few."""
-        ranks = self._num_ranks
+        ranks, given = self._num_ranks, self._config.resources
         workers = len(self._placed) - ranks
         if self._config.autoscale is not None:
             workers = max(workers, self._config.autoscale.max)
-        gpus = int(self._ray.cluster_resources().get("GPU", 0))
-        left = max(0, gpus - math.ceil(self._beside.gpus))
-        if gpus and not left:
-            raise ConfigError(
-                f"the cluster has {gpus} GPUs, and the rewards alone want {self._beside.gpus:g} (rewards.resources.gpus, for "
-                "each of rewards.workers): lower these, or take a cluster with more GPUs (cluster.address)"
-            )
-        return deal(left, ranks=ranks, workers=workers, per_engine=self._gpus_per_engine)
-
-    def _check_nodes(self) -> None:
-        """Raises ConfigError if ranks on different nodes could not reach each other."""
-        hosts = sorted({node["NodeManagerAddress"] for node in self._ray.nodes() if node["Alive"]})
-        alone = [host for host in hosts if host == "::1" or host.startswith("127.")]
-        if alone and len(hosts) > 1:
-            raise ConfigError(
-                f"the Ray cluster has the nodes {', '.join(hosts)}, and to others {alone[0]} is their own loopback: ranks "
-                f"there and elsewhere would not meet (learner.ranks is {self._num_ranks}). Start that node with "
-                "ray start --node-ip-address and an address that the others reach, or set learner.ranks to 1"
-            )
+        return shares(
+            int(self._ray.cluster_resources().get("GPU", 0)),
+            ranks=ranks,
+            workers=workers,
+            per_engine=self._gpus_per_engine,
+            beside=self._beside.gpus,
+            given=(given.learner.gpus, given.rollout.gpus),
+        )
 
     def _place(self, company: Company) -> None:
+        """Ask for its places, and start its actors there; if the learner has to be placed first, the next tick tries again."""
         company.placed_at, company.restart_at = time.monotonic(), None
+        company.told_busy = False
         for placed in company.members:
-            gpus = self._gpus_of(placed.spec)
-            cpus = 0 if company.added and self._config.address is None else 1  # a Ray of our own has cores for no more
-            actor_class = self._ray.remote(RoleActor)
-            placed.actor = actor_class.options(num_cpus=cpus, num_gpus=gpus, max_restarts=0).remote(placed.spec)
-            placed.ready = placed.actor.__ray_ready__.remote()
-            placed.result = placed.actor.run.remote()
-            placed.done, placed.error = False, None
-
-    def _gpus_of(self, spec: RoleSpec) -> float:
-        return self._gpus.learner if spec.role == LEARNER else self._gpus.rollout
-
-    def _await_place(self, placed: Placed, since: float) -> None:
-        """Raises ArealError for a role that the cluster has had no room for."""
-        if self._ray.wait([placed.ready], timeout=0)[0]:
-            placed.ready = None
-        elif time.monotonic() - since > PLACE_TIMEOUT_S:
-            raise ArealError(
-                f"Ray found no place for {placed.spec.name} within {PLACE_TIMEOUT_S:g} s; it needs 1 CPU and "
-                f"{self._gpus_of(placed.spec):g} GPUs, and the cluster has {self._ray.available_resources()} left"
+            placed.seat, placed.done, placed.error = None, False, None
+            placed.log_asked, placed.log_offset, placed.lost_at = None, 0, None
+        if not self._placement.ask(company, self._companies):
+            company.restart_at = company.placed_at
+            return
+        cargo = Cargo(self._shipment.moved, os.getcwd()) if self._shipment else None
+        for index, placed in enumerate(company.members):
+            actor_class = self._ray.remote(RoleActor).options(
+                max_restarts=0,
+                max_concurrency=2,  # its log is asked for while it runs
+                **self._placement.options(company, index),
             )
+            placed.actor = actor_class.remote(placed.spec, cargo)
+            placed.ready = placed.actor.seat.remote()
+            placed.result = placed.actor.run.remote()
+
+    def _await_place(self, placed: Placed, company: Company) -> None:
+        """Take note of where a role has been placed. Raises ArealError for one that the cluster has had no room for."""
+        waited_s = time.monotonic() - company.placed_at
+        has_room = bool(self._ray.wait([company.room], timeout=0)[0])
+        if self._ray.wait([placed.ready], timeout=0)[0]:
+            ready, placed.ready = placed.ready, None
+            with contextlib.suppress(Exception):  # of an actor that has died, which its result tells
+                placed.seat = self._ray.get(ready)
+                self._tell_distance(placed)
+        elif waited_s > self._config.place_timeout_s:
+            failed = (
+                f"started no actor for {placed.spec.name}" if has_room else f"found no place for {placed.spec.name}"
+            )
+            limit = f"within {self._config.place_timeout_s:g} s (cluster.place_timeout_s)"
+            raise ArealError(f"Ray {failed} {limit}; {self._told_room(placed)}")
+        elif waited_s > BUSY_S and not has_room and not company.told_busy:
+            company.told_busy = True
+            self._events.append(("warning", f"{placed.spec.name} waits for a place: {self._told_room(placed)}"))
+
+    def _told_room(self, placed: Placed) -> str:
+        """What a role wants, and what there is."""
+        wanted = told(self._placement.needs[placed.spec.role].resources)
+        if self._config.affinity != "any":
+            wanted += f" (cluster.affinity is {self._config.affinity})"
+        return f"it wants {wanted}, and the cluster has {told(self._ray.available_resources())} left"
+
+    def _tell_distance(self, placed: Placed) -> None:
+        """Say it of a role from whose node the run directory is not seen."""
+        if placed.seat is None or placed.seat.shares_directory:
+            return
+        learner = placed.spec.role == LEARNER
+        its = "checkpoints are written to a disk there alone" if learner else "log is fetched from there"
+        where = f"{placed.seat.host}, where {placed.spec.directory} is not this run's directory"
+        self._events.append(("warning", f"{placed.spec.name} runs on {where}: its {its}"))
 
     # How they end
 
     def _look_after(self, company: Company) -> None:
         for placed in company.running():
+            if placed.ready is not None:
+                self._await_place(placed, company)
             if self._ray.wait([placed.result], timeout=0)[0]:
                 self._end(placed)
-            elif placed.ready is not None:
-                self._await_place(placed, company.placed_at)
+        if company.done:
+            self._placement.give_back(company)
         culprit = None if company.leader.done else company.culprit(time.monotonic())
         if culprit is not None and culprit.error is not None:
             self._plan_restart(company, culprit.spec, culprit.error)
 
     def _end(self, placed: Placed) -> None:
-        """Note how a role ended."""
+        """Note how a role ended, or that Ray does not know it yet."""
+        error: Exception | None
         try:
             self._ray.get(placed.result)
-            placed.done = True
-        except Exception as error:
-            placed.error, placed.failed_at = getattr(error, "cause", None) or error, time.monotonic()
-        placed.actor = placed.result = placed.ready = None
+            error = None if placed.lost_at is None else ProcessDied("Ray lost touch with it for a while")
+        except Exception as raised:
+            error = self._cause(placed, raised)
+        now = time.monotonic()
+        if error is not None and type(error).__name__ == UNAVAILABLE and now < (placed.lost_at or now) + LOST_S:
+            placed.lost_at, placed.result = placed.lost_at or now, placed.actor.seat.remote()
+            return
+        placed.done, placed.error, placed.failed_at = error is None, error, now
+        self._logs.fetch_rest(placed)
+        placed.actor = placed.result = placed.ready = placed.lost_at = None
+
+    def _cause(self, placed: Placed, error: Exception) -> Exception:
+        """The error of a role, or of the node that it was on."""
+        cause: Exception | None = getattr(error, "cause", None)
+        if cause is not None:
+            return cause
+        gone = placed.seat is not None and not self._placement.is_alive(placed.seat.node)
+        if gone or NODE_DIED in str(error):
+            host = f" {placed.seat.host}" if placed.seat is not None else ""
+            return NodeLost(f"its node{host} is gone")
+        return error
 
     def _plan_restart(self, company: Company, spec: RoleSpec, cause: Exception) -> None:
         """End all of a company, whose member that is to blame ended on this, and have them placed again in a while."""
@@ -332,6 +376,7 @@ class Supervisor:
         for placed in company.running():
             self._ray.kill(placed.actor)
             placed.actor = placed.result = placed.ready = None
+        self._placement.give_back(company)
 
 
 def _first_line(error: BaseException) -> str:

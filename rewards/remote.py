@@ -17,6 +17,7 @@ from typing import Any
 from ..broker.errors import ArealError, ConfigError, RewardError
 from . import frames
 from .config import ResourcesConfig
+from .shipped import Given, runtime_env
 from .worker import Worker
 
 GRACE_S = 15.0
@@ -29,10 +30,15 @@ class Host:
     """The actor: one reward process on the node where Ray has put it. Its methods are called one at a time."""
 
     def __init__(
-        self, functions: list[tuple[str, dict[str, Any]]], start_timeout_s: float, memory_mib: int | None
+        self,
+        functions: list[tuple[str, dict[str, Any]]],
+        start_timeout_s: float,
+        memory_mib: int | None,
+        given: Given,
     ) -> None:
+        """given: what the rollout worker was given, on its node."""
         self._worker = Worker(
-            functions, start_timeout_s, memory_mib=memory_mib
+            given.take(functions), start_timeout_s, memory_mib=memory_mib
         )  # one call at a time: no more deadlines
 
     async def start(self) -> list[str]:
@@ -64,7 +70,7 @@ class RemoteWorker:
         resources: ResourcesConfig,
     ) -> None:
         frames.pack(functions)  # refused here if anywhere
-        self._arguments = (functions, start_timeout_s, memory_mib)
+        self._arguments = (functions, start_timeout_s, memory_mib, Given.here())
         self._start_timeout_s = start_timeout_s
         self._resources = resources
         self._calls: deque[bytes] = deque()
@@ -150,7 +156,8 @@ def _join_ray() -> None:
     with _joining:
         if ray.is_initialized():
             return
+        options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": False}
         try:
-            ray.init(address="auto", log_to_driver=False, logging_level=logging.ERROR, configure_logging=False)
+            ray.init(address="auto", runtime_env=runtime_env(), **options)
         except Exception as error:
             raise RewardError(f"rewards.where is ray, and no Ray cluster answers here: {error}") from error

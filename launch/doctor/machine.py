@@ -18,7 +18,7 @@ from ...broker.client import connect
 from ...broker.errors import ArealError
 from ...broker.server import EmbeddedRedis
 from ..config import RunConfig
-from ..supervisor import OBJECT_STORE_BYTES
+from ..joining import OBJECT_STORE_BYTES
 from ..units import gib
 from .finding import Finding, ok, problem, warning
 

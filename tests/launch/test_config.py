@@ -194,6 +194,48 @@ def test_roles_elsewhere_need_a_redis_that_they_reach(path: Path) -> None:
     assert config.cluster.address == "auto"
 
 
+REMOTE = ["broker.url=redis://head:6379/0"]
+
+
+@pytest.mark.parametrize(
+    "address", ["auto", "10.0.0.1:6379", "head.local:6379", "ray://10.0.0.1:10001", "ray://[::1]:10001"]
+)
+def test_addresses_of_a_cluster(path: Path, address: str) -> None:
+    assert load_run_config(path, [f"cluster.address='{address}'", *REMOTE]).cluster.address == address
+
+
+@pytest.mark.parametrize(
+    ("override", "says"),
+    [
+        (
+            "cluster.address=head",
+            r"cluster: address is 'head'; known here: auto, host:port, ray://host:port|cluster\.address",
+        ),
+        ("cluster.address='http://head:1'", r"address is 'http://head:1'; known here"),
+        ("cluster.affinity=apart", r"affinity is apart, and without cluster\.address there is one node"),
+        ("cluster.strategy=strict_spread", r"strategy is strict_spread, and without cluster\.address"),
+        ("cluster.resources.learner.gpus=1.5", r"gpus is 1\.5, and Ray gives whole ones or a share of one"),
+        ("cluster.resources.rollout.cpus=0", r"cluster\.resources\.rollout\.cpus: .*greater than 0"),
+        ("cluster.env.rollout.HF_TOKEN=x", r"rollout\.HF_TOKEN would be written .* name it in cluster\.pass_env"),
+        ("cluster.env.learner.AREAL_REDIS_PASSWORD=x", r"learner\.AREAL_REDIS_PASSWORD would be written"),
+        ("cluster.env.rollout.OMP_NUM_THREADS=2", r"rollout\.OMP_NUM_THREADS is what rollout\.threads says"),
+        ("cluster.pass_env=[A B]", r"cluster\.pass_env\.0: String should match"),
+    ],
+)
+def test_what_cannot_be_meant_of_a_cluster(path: Path, override: str, says: str) -> None:
+    with pytest.raises(ConfigError, match=says):
+        load_run_config(path, [override])
+
+
+def test_a_role_has_resources_and_an_environment(path: Path) -> None:
+    env = "cluster.env.rollout={TOKENIZERS_PARALLELISM: 'false', MALLOC_ARENA_MAX: 2, MAX_TOKENS: 7}"
+    config = load_run_config(path, ["cluster.resources.rollout={gpus: 0.5, custom: {fast: 1}}", env])
+    assert config.cluster.env.rollout == {"TOKENIZERS_PARALLELISM": "false", "MALLOC_ARENA_MAX": "2", "MAX_TOKENS": "7"}
+    assert config.cluster.resources.rollout.custom == {"fast": 1} and config.cluster.resources.learner.gpus is None
+    path.write_text(to_yaml(config))
+    assert load_run_config(path) == config
+
+
 @pytest.mark.parametrize(
     ("overrides", "says"),
     [

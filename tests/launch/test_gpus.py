@@ -1,7 +1,7 @@
 import pytest
 
 from areal.broker.errors import ConfigError
-from areal.launch.gpus import GpuShares, deal
+from areal.launch.gpus import GpuShares, deal, shares
 
 
 @pytest.mark.parametrize(
@@ -45,3 +45,31 @@ def test_too_few_gpus_are_told_with_what_is_wanted(
     )
     with pytest.raises(ConfigError, match=says):
         deal(gpus, ranks=ranks, workers=workers, per_engine=per_engine)
+
+
+@pytest.mark.parametrize(
+    ("gpus", "beside", "given", "learner", "rollout"),
+    [
+        (8, 0, (None, None), 1, 1),
+        (8, 0, (2.0, None), 2, 1),
+        (4, 0, (1.0, None), 1, 0.5),
+        (4, 1, (None, None), 1, 1 / 3),
+        (4, 0, (None, 0.25), 1, 0.25),
+        (0, 0, (1.0, 0.5), 1, 0.5),
+        (0, 0, (1.0, None), 1, 0),
+    ],
+)
+def test_what_is_configured_is_not_dealt(
+    gpus: int, beside: float, given: tuple[float | None, float | None], learner: float, rollout: float
+) -> None:
+    found = shares(gpus, ranks=2, workers=3, per_engine=1, beside=beside, given=given)
+    assert found == GpuShares(learner, pytest.approx(rollout))
+
+
+def test_what_is_configured_leaves_some_for_the_other_role() -> None:
+    with pytest.raises(
+        ConfigError, match=r"rewards\.resources and cluster\.resources want 4, which leaves none for the other"
+    ):
+        shares(4, ranks=2, workers=3, per_engine=1, given=(2.0, None))
+    with pytest.raises(ConfigError, match=r"cluster\.resources\.learner\.gpus is 0\.5, and NCCL takes no two ranks"):
+        shares(4, ranks=2, workers=3, per_engine=1, given=(0.5, None))

@@ -1,12 +1,16 @@
 """Who is placed, and what becomes of roles that die; Ray is a fake, as is the clock."""
 
+from pathlib import Path
+
 import pytest
 
 from areal.broker.errors import ArealError, ConfigError, DeadlineExceeded, ModelError, ProcessDied, RoleDied
+from areal.launch.actor import Seat
 from areal.launch.company import TELL_S
-from areal.launch.supervisor import PLACE_TIMEOUT_S, STEADY_S, Beside
+from areal.launch.fit import SLOT
+from areal.launch.supervisor import BUSY_S, LOST_S, STEADY_S, Beside
 
-from .cluster import Cluster, FakeRay
+from .cluster import ActorDied, ActorUnavailableError, Answer, Cluster, FakeRay
 
 GONE = RoleDied("another rank of the learner is gone (Connection closed by peer)")
 KILLED = ProcessDied("its process ended by signal SIGKILL without a word")
@@ -46,9 +50,10 @@ def test_with_too_few_gpus_nothing_is_placed(monkeypatch: pytest.MonkeyPatch) ->
 def test_what_roles_place_besides_has_room(monkeypatch: pytest.MonkeyPatch) -> None:
     """40 processes of rewards: of a Ray that is started here they have the cores, of any they have their GPUs."""
     beside = Beside(40, 1.5, {"judge": 2})
-    here = Cluster(monkeypatch, address=None, beside=beside).start()
-    assert here.ray.options["num_cpus"] == 43 and here.ray.options["resources"] == {"judge": 2}
-    shared = Cluster(monkeypatch, ranks=1, workers=2, ray=FakeRay(gpus=4), beside=beside).start()
+    here = Cluster(monkeypatch, address=None, ray=FakeRay(gpus=8), beside=beside).start()
+    assert here.ray.joined["num_cpus"] == 40 and here.ray.joined["resources"]["judge"] == 2
+    judges = {"n0": {"judge": 2.0}}
+    shared = Cluster(monkeypatch, ranks=1, workers=2, ray=FakeRay(gpus=4, custom=judges), beside=beside).start()
     assert {name: lives[0].gpus for name, lives in shared.ray.lives.items()} == {
         "learner": 1,
         "rollout-0": 0.5,
@@ -69,11 +74,170 @@ def test_ranks_do_not_meet_on_a_loopback_of_several_nodes(monkeypatch: pytest.Mo
     Cluster(monkeypatch, ray=FakeRay(hosts=("10.0.0.1", "10.0.0.2"))).start()
 
 
-def test_a_role_that_finds_no_place_is_told(cluster: Cluster) -> None:
-    cluster.life("rollout-0").ready.end = False
-    cluster.tick(after_s=PLACE_TIMEOUT_S)
-    with pytest.raises(ArealError, match=r"no place for rollout-0 within 180 s; it needs 1 CPU and 0 GPUs"):
-        cluster.tick(after_s=1)
+def test_a_role_that_finds_no_place_is_told_of_before_the_run_gives_up(cluster: Cluster) -> None:
+    cluster.life("rollout-0").seat.end = cluster.life("rollout-0").group.room.end = False
+    cluster.tick(after_s=BUSY_S + 1)
+    cluster.tick(after_s=1)
+    assert cluster.told == ["rollout-0 waits for a place: it wants 1 CPU, and the cluster has 64 CPU left"]
+    with pytest.raises(
+        ArealError, match=r"no place for rollout-0 within 180 s \(cluster\.place_timeout_s\); it wants 1 CPU"
+    ):
+        cluster.tick(after_s=180)
+
+
+def test_a_role_whose_actor_does_not_start_is_not_said_to_lack_room(cluster: Cluster) -> None:
+    cluster.life("rollout-0").seat.end = False
+    cluster.tick(after_s=BUSY_S + 1)
+    assert cluster.told == []
+    with pytest.raises(ArealError, match=r"Ray started no actor for rollout-0 within 180 s"):
+        cluster.tick(after_s=180)
+
+
+def test_the_ranks_have_one_group_and_each_worker_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    resources = {"learner": {"cpus": 4, "custom": {"big": 1}}, "rollout": {"cpus": 2}}
+    ray = FakeRay(hosts=("10.0.0.1", "10.0.0.2"), custom={"n1": {"big": 2}})
+    cluster = Cluster(monkeypatch, ray=ray, workers=2, resources=resources, strategy="strict_pack").start()
+    assert [(group.bundles, group.strategy) for group in ray.groups] == [
+        ([{"CPU": 4, "big": 1}, {"CPU": 4, "big": 1}], "STRICT_PACK"),
+        ([{"CPU": 2}], "PACK"),
+        ([{"CPU": 2}], "PACK"),
+    ]
+    second = cluster.life("learner-1")
+    assert (second.options["num_cpus"], second.options["resources"]) == (4, {"big": 1})
+    assert second.options["scheduling_strategy"] == (ray.groups[0], 1)
+
+
+def test_a_ray_of_the_runs_own_has_room_for_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its cores are but a number, and there is nothing to be told apart by a resource of one's own."""
+    resources = {"rollout": {"cpus": 1000, "custom": {"far": 1}}}
+    cluster = Cluster(monkeypatch, address=None, workers=9, resources=resources).start()
+    assert all(group.bundles[0] == {SLOT: 1} for group in cluster.ray.groups)
+    assert cluster.placements()["rollout-8"] == 1
+
+
+TWO = ("10.0.0.1", "10.0.0.2")
+N0, N1 = (Seat(f"n{index}", host, shares_directory=True) for index, host in enumerate(TWO))
+
+
+@pytest.mark.parametrize(("affinity", "label"), [("apart", "!in(n1)"), ("together", "in(n1)")])
+def test_workers_are_placed_once_the_learner_is(monkeypatch: pytest.MonkeyPatch, affinity: str, label: str) -> None:
+    ray = FakeRay(hosts=TWO, cpus=2)
+    cluster = Cluster(monkeypatch, ranks=1, workers=1, ray=ray, affinity=affinity).start()
+    assert set(cluster.placements()) == {"learner"}
+    cluster.life("learner").seat.end = False
+    cluster.tick()
+    assert set(cluster.placements()) == {"learner"}
+    cluster.life("learner").seat.end = N1
+    cluster.tick()
+    assert cluster.life("rollout-0").labels == {"ray.io/node-id": label}
+
+
+def test_the_learner_gets_nodes_that_leave_room_for_workers_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On the larger node it would have left them the one that is too small for two."""
+    ray = FakeRay(hosts=TWO, cpus=1, custom={"n1": {"CPU": 2}})
+    cluster = Cluster(monkeypatch, ranks=1, workers=2, ray=ray, affinity="apart").start()
+    assert cluster.life("learner").labels == {"ray.io/node-id": "in(n0)"}
+
+
+def test_the_learner_comes_back_apart_from_workers_that_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    ray = FakeRay(hosts=(*TWO, "10.0.0.3"))
+    cluster = Cluster(monkeypatch, ranks=1, workers=1, ray=ray, affinity="apart").start()
+    cluster.life("learner").seat.end = N0
+    cluster.tick()
+    cluster.life("rollout-0").seat.end = N1
+    cluster.tick()
+    ray.dead.add("n0")
+    cluster.ends("learner", ActorDied("no word"))
+    cluster.tick()
+    cluster.tick(after_s=1)
+    assert cluster.told == ["learner died (its node 10.0.0.1 is gone); starting it again in 1 s"]
+    assert cluster.life("learner").labels == {"ray.io/node-id": "in(n2)"}
+
+
+def test_a_worker_does_not_follow_a_learner_whose_node_is_gone(monkeypatch: pytest.MonkeyPatch) -> None:
+    ray = FakeRay(hosts=TWO)
+    cluster = Cluster(monkeypatch, ranks=1, workers=1, ray=ray, affinity="together").start()
+    cluster.life("learner").seat.end = N0
+    cluster.tick()
+    ray.dead.add("n0")
+    cluster.ends("rollout-0", ActorDied("no word"))
+    cluster.tick()
+    cluster.tick(after_s=1)
+    assert cluster.placements() == {"learner": 1, "rollout-0": 1}
+    cluster.ends("learner", ActorDied("no word"))
+    cluster.tick()
+    cluster.tick(after_s=1)
+    cluster.life("learner").seat.end = N1
+    cluster.tick()
+    assert cluster.life("rollout-0").labels == {"ray.io/node-id": "in(n1)"}
+
+
+def test_a_node_that_is_not_reached_is_waited_for_until_ray_knows(cluster: Cluster) -> None:
+    """The other rank notices at once that it is gone, and blames it."""
+    cluster.tick()
+    cluster.ends("learner-1", ActorUnavailableError("not reached"))
+    cluster.life("learner-1").seat.end = ActorUnavailableError("not reached")
+    cluster.ends("learner", GONE)
+    for _ in range(3):
+        cluster.tick(after_s=0.9 * TELL_S)
+    assert cluster.told == [] and not cluster.life("learner-1").killed
+    cluster.life("learner-1").seat.end = ActorDied("The actor died because its node has died. Node Id: 5d")
+    cluster.tick()
+    assert cluster.told == ["learner-1 died (its node 10.0.0.1 is gone); starting all its ranks again in 1 s"]
+
+
+@pytest.mark.parametrize(
+    ("end", "after_s", "says"),
+    [
+        (Seat("n0", "10.0.0.1", shares_directory=True), 1, "Ray lost touch with it for a while"),
+        (ActorUnavailableError("not reached"), LOST_S + 1, "ActorUnavailableError: not reached"),
+    ],
+)
+def test_an_actor_whose_call_was_lost_is_placed_again(
+    cluster: Cluster, end: Seat | Exception, after_s: float, says: str
+) -> None:
+    cluster.ends("rollout-0", ActorUnavailableError("not reached"))
+    cluster.life("rollout-0").seat.end = ActorUnavailableError("not reached")
+    cluster.tick()
+    assert cluster.told == []
+    cluster.life("rollout-0").seat.end = end
+    cluster.tick(after_s=after_s)
+    assert cluster.told == [f"rollout-0 died ({says}); starting it again in 1 s"]
+    cluster.tick(after_s=1)
+    assert cluster.placements()["rollout-0"] == 2
+
+
+def test_places_are_given_back(cluster: Cluster) -> None:
+    assert len(cluster.ray.groups) == 2
+    cluster.ends("rollout-0", True)
+    cluster.tick()
+    assert len(cluster.ray.groups) == 1
+    cluster.ends("learner", KILLED)
+    cluster.tick()
+    assert cluster.ray.groups == []
+    cluster.tick(after_s=1)
+    assert len(cluster.ray.groups) == 1
+    cluster.supervisor.stop()
+    assert cluster.ray.groups == []
+
+
+def test_the_log_of_a_role_that_shares_no_disk_is_fetched(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    cluster = Cluster(monkeypatch, ranks=1, directory=str(tmp_path)).start()
+    worker, log = cluster.life("rollout-0"), tmp_path / "logs" / "rollout-0.log"
+    worker.seat.end = Seat("n0", "10.0.0.1", shares_directory=False)
+    cluster.tick(after_s=2)
+    assert cluster.told == [
+        f"rollout-0 runs on 10.0.0.1, where {tmp_path} is not this run's directory: its log is fetched from there"
+    ]
+    worker.log_since.end = b"begins\n"
+    cluster.tick(after_s=2)
+    cluster.tick(after_s=2)
+    assert log.read_bytes().startswith(b"begins\n")
+    parts = iter([b"the error\n", b""])
+    monkeypatch.setattr(worker.log_since, "remote", lambda offset: Answer(next(parts)))
+    cluster.ends("rollout-0", KILLED)
+    cluster.tick()
+    assert log.read_bytes().endswith(b"the error\n") and not (tmp_path / "logs" / "learner.log").exists()
 
 
 def test_a_worker_is_started_again_by_itself(cluster: Cluster) -> None:
@@ -218,6 +382,20 @@ def test_work_clears_no_count_of_roles_that_die_soon_or_did_it_in_an_earlier_lif
         die(cluster, "learner", after_s=after_s)
     with pytest.raises(ArealError, match="4 times in a row"):
         die(cluster, "learner", after_s=after_s)
+
+
+def test_a_ray_that_is_gone_ends_the_run_with_its_address(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*arguments: object, **options: object) -> None:
+        raise ConnectionError("Client is shutting down")
+
+    monkeypatch.setattr(cluster.ray, "wait", fail)
+    monkeypatch.setattr(cluster.ray, "kill", fail)
+    with pytest.raises(
+        ArealError, match=r"connection to Ray \(cluster\.address auto\) is lost: Client is shutting down"
+    ):
+        cluster.tick()
+    cluster.supervisor.stop()
+    assert cluster.ray.joined == {}
 
 
 def test_stop_kills_what_runs(cluster: Cluster) -> None:

@@ -7,12 +7,12 @@ import pytest
 from areal.broker.bulletin import DRAIN, LEAVE
 from areal.broker.errors import ArealError, ConfigError, ProcessDied
 from areal.launch.autoscale import AutoscaleConfig
-from areal.launch.supervisor import HURRY_S, MAX_PER_CORE, NOTHING, PLACE_TIMEOUT_S, Beside
+from areal.launch.supervisor import HURRY_S, MAX_PER_CORE, NOTHING, Beside
 
 from .cluster import Cluster, FakeRay, spec
 
 KILLED = ProcessDied("its process ended by signal SIGKILL without a word")
-DRAIN_S = 60.0
+DRAIN_S, PLACE_TIMEOUT_S = 60.0, 180.0
 
 
 @pytest.fixture
@@ -72,7 +72,7 @@ def test_a_worker_that_is_about_to_start_again_leaves_at_once(cluster: Cluster) 
 
 def test_a_worker_that_ray_has_no_place_for_yet_leaves_at_once(cluster: Cluster) -> None:
     cluster.supervisor.add(spec("rollout-1"))
-    cluster.life("rollout-1").ready.end = False
+    cluster.life("rollout-1").seat.end = False
     cluster.supervisor.let_go("rollout-1")
     cluster.tick()
     assert cluster.life("rollout-1").killed and cluster.supervisor.leaving() == {}
@@ -80,7 +80,7 @@ def test_a_worker_that_ray_has_no_place_for_yet_leaves_at_once(cluster: Cluster)
 
 def test_an_added_worker_without_a_place_is_given_up_and_the_run_goes_on(cluster: Cluster) -> None:
     cluster.supervisor.add(spec("rollout-1"))
-    cluster.life("rollout-1").ready.end = False
+    cluster.life("rollout-1").seat.end = False
     cluster.tick(after_s=PLACE_TIMEOUT_S + 1)
     assert cluster.life("rollout-1").killed and cluster.supervisor.workers() == ["rollout-0"]
     assert "rollout-1 is given up: Ray found no place for rollout-1 within 180 s" in cluster.supervisor.given_up
@@ -136,7 +136,7 @@ def test_one_machine_takes_more_workers_than_it_has_cores_but_not_any_number(mon
     assert cluster.supervisor.room(most - 1, NOTHING) == ""
     assert f"cores for {most}" in cluster.supervisor.room(most, NOTHING)
     cluster.supervisor.add(spec("rollout-1"))
-    assert (cluster.life("rollout-0").cpus, cluster.life("rollout-1").cpus) == (1, 0)
+    assert [cluster.life(f"rollout-{index}").options["num_cpus"] for index in range(2)] == [0, 0]
 
 
 def test_gpus_are_shared_out_for_as_many_as_there_may_be(monkeypatch: pytest.MonkeyPatch) -> None:
