@@ -71,5 +71,5 @@ def test_a_sandbox_holds_or_is_said_to_be_none(configure: Configure, monkeypatch
     assert bare.level == "warning"
     odd = only(lambda: look_at_sandbox(configure(CODE % "paper")))
     assert odd.level == "problem" and "kwargs.walls is 'paper'" in odd.seen
-    monkeypatch.setattr("areal.rewards.sandbox.sandbox._reason_against", lambda walls: None)
+    monkeypatch.setattr("areal.rewards.programs.sandbox.sandbox._reason_against", lambda walls: None)
     assert only(lambda: look_at_sandbox(configure(CODE % "any"))).level == "ok"
