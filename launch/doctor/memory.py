@@ -140,13 +140,13 @@ def look_at_memory(config: RunConfig, size: ModelSize | None, gpu_bytes: int, sh
         return
     need = need_of(config, size, on_gpu=gpu_bytes > 0)
     yield ok("parameters", f"{size.parameters:,}, of which {size.trained(config.model.lora):,} are trained")
-    yield from _lengths(config, size, on_gpu=gpu_bytes > 0)
+    yield from look_at_lengths(config, size, on_gpu=gpu_bytes > 0)
     if gpu_bytes:
         yield from _on_gpus(config, need, gpu_bytes, shares)
     yield from _in_the_machine(config, need, on_gpu=gpu_bytes > 0)
 
 
-def _lengths(config: RunConfig, size: ModelSize, *, on_gpu: bool) -> Iterator[Finding]:
+def look_at_lengths(config: RunConfig, size: ModelSize, *, on_gpu: bool) -> Iterator[Finding]:
     """Whether an answer of full length fits into the model, and into the KV cache of a CPU."""
     if config.denoising is not None:
         return

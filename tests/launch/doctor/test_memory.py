@@ -4,7 +4,7 @@ import pytest
 
 from areal.launch.doctor import memory
 from areal.launch.doctor.finding import Finding
-from areal.launch.doctor.memory import kv_bytes, look_at_memory, machine_bytes, need_of
+from areal.launch.doctor.memory import kv_bytes, look_at_lengths, look_at_memory, machine_bytes, need_of
 from areal.launch.gpus import GpuShares
 from areal.launch.size import ModelSize
 from areal.launch.units import GIB
@@ -83,6 +83,7 @@ def test_the_kv_cache_of_a_cpu_holds_one_sequence_or_not(configure: Configure) -
 def test_a_length_beyond_the_models_positions_is_a_problem(configure: Configure) -> None:
     config = configure("rollout.engine.max_model_len=1024")
     assert level_of(list(look_at_memory(config, SMALL, 0, GpuShares())), "lengths") == "problem"
+    assert [finding.check for finding in look_at_lengths(config, SMALL, on_gpu=True)] == ["lengths"]
     for key in ("rope_scaling", "rope_parameters"):
         scaled = ModelSize(SMALL.shapes, TOLD | {key: {"rope_type": "yarn", "factor": 4}})
         assert all(finding.check != "lengths" for finding in look_at_memory(config, scaled, 0, GpuShares()))
