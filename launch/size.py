@@ -28,6 +28,12 @@ class ModelSize:
         """How many numbers there are."""
         return sum(map(prod, self.shapes.values()))
 
+    @property
+    def text(self) -> Mapping[str, Any]:
+        """What the config says of the language model, which of a model that sees images is a part."""
+        text: Mapping[str, Any] = self.config.get("text_config") or self.config
+        return text
+
     def trained(self, lora: LoraConfig | None) -> int:
         """How many are trained: all, or those of an adapter, about."""
         if lora is None:

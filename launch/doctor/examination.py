@@ -18,7 +18,7 @@ from ..transport import bytes_in_redis
 from . import cluster, inputs, machine, redis
 from .finding import Check, Finding, carry_out
 from .gpus import Gpu, find_gpus, look_at_gpus, look_at_shares, shares_of
-from .memory import look_at_memory, need_of
+from .memory import look_at_lengths, look_at_memory, need_of
 
 MARKS = {"ok": ("ok       ", "green"), "warning": ("warning  ", "yellow"), "problem": ("problem  ", "bold red")}
 
@@ -79,6 +79,8 @@ def _of_configuration(config: RunConfig, folder: Path, size: ModelSize | None, g
     if config.cluster.address is None:
         checks.append(Check("gpu shares", partial(look_at_shares, config, len(gpus))))
         checks.append(Check("memory", partial(_look_at_memory, config, size, gpus)))
+    elif size is not None:  # the engines are elsewhere, and may have GPUs
+        checks.append(Check("lengths", partial(look_at_lengths, config, size, on_gpu=True)))
     return checks
 
 

@@ -50,50 +50,69 @@ class Need:
 
 def need_of(config: RunConfig, size: ModelSize, *, on_gpu: bool) -> Need:
     """What a run of this configuration needs of a model of this size."""
-    width = 4 if config.model.dtype == "float32" else 2
-    master = width == 2 and config.model.lora is None  # adapters are in float32
-    trained, ranks = size.trained(config.model.lora), config.learner.ranks
-    own = 4 if config.model.lora is not None else width
-    weights = float(width * size.parameters + (4 * trained if config.model.lora is not None else 0))
-    optimiser = trained * (4 + 8 + (4 if master else 0))
-    frozen = width * size.parameters if config.algorithm.kl.needs_scorer and config.model.lora is None else 0
-    held = weights + optimiser + frozen
-    critic = getattr(config.algorithm.advantage, "critic", None)
-    if critic is not None and not critic.shared:
-        held += width * size.parameters + size.parameters * (12 + (4 if width == 2 else 0))
-    activations = 0.0 if config.denoising is not None else _activations(config, size, width)
-    saved = own * trained + optimiser - 4 * trained
+    width, ranks = _width(config), config.learner.ranks
+    copied = width == 2 and config.model.lora is None  # adapters are in float32
+    trained, travels = size.trained(config.model.lora), weights_bytes(config, size)
+    weights = width * size.parameters + (travels if config.model.lora is not None else 0)
+    moments = trained * (8 + (4 if copied else 0))
+    gradients = 4 * trained
+    others = _others(config, size)
+    activations = _activations(config, size)
+    parts = [f"weights {gib(weights)}, gradients, moments and master copies {gib(gradients + moments)}"]
+    parts += [f"critic or reference {gib(others)}"] if others else []
+    parts += [f"activations {gib(activations)}"] + ([f"over {ranks} ranks"] if ranks > 1 else [])
     return Need(
-        learner=held / ranks + activations,
-        beside=(saved + 2 * own * trained) / ranks + LEARNER_PROCESS,
-        engine=width * size.parameters
-        + (kv_bytes(config, size) if on_gpu else config.rollout.engine.kv_cache_mib * 2**20),
-        weights=weights_bytes(config, size),
-        saved=saved,
-        parts=f"weights {gib(weights)}, gradients, moments and master copies {gib(optimiser)}, "
-        f"{f'frozen or critic {gib(held - weights - optimiser)}, ' if held > weights + optimiser else ''}"
-        f"activations {gib(activations)}{f', over {ranks} ranks' if ranks > 1 else ''}",
+        learner=(weights + gradients + moments + others) / ranks + activations,
+        beside=(3 * travels + moments) / ranks + LEARNER_PROCESS,
+        engine=width * size.parameters + _cache(config, size, on_gpu=on_gpu),
+        weights=travels,
+        saved=travels + moments,
+        parts=", ".join(parts),
     )
+
+
+def _width(config: RunConfig) -> int:
+    """Bytes of a weight."""
+    return 4 if config.model.dtype == "float32" else 2
+
+
+def _others(config: RunConfig, size: ModelSize) -> int:
+    """Of a frozen reference, and of a critic that is a model of its own."""
+    width, lora = _width(config), config.model.lora
+    reference = width * size.parameters if config.algorithm.kl.needs_scorer and lora is None else 0
+    critic = getattr(config.algorithm.advantage, "critic", None)
+    if critic is None or critic.shared:
+        return reference
+    return reference + size.parameters * (width + 12 + (4 if width == 2 else 0))
+
+
+def _cache(config: RunConfig, size: ModelSize, *, on_gpu: bool) -> int:
+    """Of keys and values: on a GPU one sequence at least, on a CPU what is said, for images none."""
+    if config.denoising is not None:
+        return 0
+    return kv_bytes(config, size) if on_gpu else config.rollout.engine.kv_cache_mib * 2**20
 
 
 def kv_bytes(config: RunConfig, size: ModelSize) -> int:
     """Keys and values of one sequence of rollout.engine.max_model_len; 0 where the model's config does not say."""
-    told = size.config
+    told = size.text
     heads = told.get("num_attention_heads", 0)
     width = told.get("head_dim") or (told.get("hidden_size", 0) // heads if heads else 0)
     kept = told.get("num_key_value_heads") or heads
-    each = 2 * told.get("num_hidden_layers", 0) * kept * width * (4 if config.model.dtype == "float32" else 2)
+    each = 2 * told.get("num_hidden_layers", 0) * kept * width * _width(config)
     return int(each * config.rollout.engine.max_model_len)
 
 
-def _activations(config: RunConfig, size: ModelSize, width: int) -> float:
+def _activations(config: RunConfig, size: ModelSize) -> int:
     """Of one micro-batch, about: per token and layer 8 vectors of the model's width and 4 of the MLP's, and three logits."""
-    told, tokens = size.config, config.learner.tokens_per_microbatch
+    if config.denoising is not None:
+        return 0
+    told, tokens = size.text, config.learner.tokens_per_microbatch
     hidden, layers = told.get("hidden_size", 0), told.get("num_hidden_layers", 0)
     layer = 8 * hidden + 4 * told.get("intermediate_size", 4 * hidden)
     kept = layers * hidden + layer if config.model.gradient_checkpointing else layers * layer
     logits = 4 * min(tokens * told.get("vocab_size", 0), LOGITS_AT_ONCE)
-    return float(tokens * kept * width + 3 * logits)
+    return int(tokens * kept * _width(config) + 3 * logits)
 
 
 def machine_bytes() -> tuple[int, int]:
@@ -121,19 +140,19 @@ def look_at_memory(config: RunConfig, size: ModelSize | None, gpu_bytes: int, sh
         return
     need = need_of(config, size, on_gpu=gpu_bytes > 0)
     yield ok("parameters", f"{size.parameters:,}, of which {size.trained(config.model.lora):,} are trained")
-    yield from _lengths(config, size, on_gpu=gpu_bytes > 0)
+    yield from look_at_lengths(config, size, on_gpu=gpu_bytes > 0)
     if gpu_bytes:
         yield from _on_gpus(config, need, gpu_bytes, shares)
     yield from _in_the_machine(config, need, on_gpu=gpu_bytes > 0)
 
 
-def _lengths(config: RunConfig, size: ModelSize, *, on_gpu: bool) -> Iterator[Finding]:
+def look_at_lengths(config: RunConfig, size: ModelSize, *, on_gpu: bool) -> Iterator[Finding]:
     """Whether an answer of full length fits into the model, and into the KV cache of a CPU."""
     if config.denoising is not None:
         return
     engine = config.rollout.engine
-    longest, each = size.config.get("max_position_embeddings"), kv_bytes(config, size)
-    if isinstance(longest, int) and longest < engine.max_model_len and not size.config.get("rope_scaling"):
+    longest, each = size.text.get("max_position_embeddings"), kv_bytes(config, size)
+    if isinstance(longest, int) and longest < engine.max_model_len and not _is_stretched(size):
         yield problem(
             "lengths",
             f"rollout.engine.max_model_len is {engine.max_model_len}, and the model knows {longest} positions",
@@ -148,6 +167,11 @@ def _lengths(config: RunConfig, size: ModelSize, *, on_gpu: bool) -> Iterator[Fi
         yield problem("kv cache", f"{seen}, and vLLM wants one at least", remedy)
     else:
         yield ok("kv cache", seen)
+
+
+def _is_stretched(size: ModelSize) -> bool:
+    """Whether the model's positions are scaled to more than it was trained on."""
+    return bool(size.text.get("rope_scaling") or (size.text.get("rope_parameters") or {}).get("factor"))
 
 
 def _in_the_machine(config: RunConfig, need: Need, *, on_gpu: bool) -> Iterator[Finding]:

@@ -15,7 +15,7 @@ import redis
 from areal.broker import client as client_module
 from areal.broker.address import redacted
 from areal.broker.bulletin import Bulletin
-from areal.broker.client import Client, Packer, connect
+from areal.broker.client import Client, Packer, connect, is_open_to_all
 from areal.broker.config import BrokerConfig
 from areal.broker.errors import BrokerError, BrokerUnavailable, ConfigError
 from areal.broker.lane import Lane
@@ -417,3 +417,12 @@ def test_commands_are_packed_the_same_by_either_serializer(client: Client) -> No
         assert b"".join(packer._large.pack(*command)) == b"".join(packer.pack(*command))
     value = b"x" * (client_module.LARGE_BYTES + 1)
     assert any(piece is value for piece in packer.pack("SET", "a", value))  # not copied
+
+
+def test_a_server_that_asks_for_no_password_is_told(
+    spawn: SpawnRedis, redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AREAL_REDIS_PASSWORD", "of the environment")
+    assert is_open_to_all(spawn("appendonly yes").url, timeout_s=5.0)
+    assert not is_open_to_all(redis_url, timeout_s=5.0)
+    assert not is_open_to_all("redis://127.0.0.1:1/0", timeout_s=0.1)

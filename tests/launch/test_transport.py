@@ -1,6 +1,6 @@
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
@@ -10,6 +10,7 @@ from areal.broker.server import EmbeddedRedis
 from areal.launch import transport
 from areal.launch.config import RunConfig, load_run_config
 from areal.launch.nodes import Node
+from areal.launch.run import Driver
 from areal.launch.size import ModelSize
 from areal.launch.transport import Choice, bytes_in_redis, choose_transport, require_room, told, weights_bytes
 
@@ -96,3 +97,36 @@ def test_what_lies_in_redis_is_groups_and_perhaps_weights() -> None:
     groups = (5 + 2 * 20) * 16 * 8 * 64 * 8
     assert bytes_in_redis(config_of(), size) == bytes_in_redis(config_of("broker.weights=redis"), None) == groups
     assert bytes_in_redis(config_of("broker.weights=redis"), size) == groups + 4 * 4 * 5000
+
+
+class Aside:
+    """A run directory and a display that a driver needs, of which only what is told is looked at."""
+
+    earlier: ClassVar[list[Any]] = []
+    invocations: ClassVar[list[Any]] = []
+    path, key = Path("/nowhere"), "key"
+
+    def __init__(self) -> None:
+        self.told: list[str] = []
+
+    def write(self, record: dict[str, Any]) -> None: ...
+
+    def show(self, record: dict[str, Any]) -> None:
+        self.told.append(record["text"])
+
+
+@pytest.mark.parametrize(("found", "way"), [([SEEING], "directory"), ([SEEING, BLIND], "redis")])
+def test_all_roles_get_what_was_chosen(
+    found: list[Node], way: str, nodes: list[Node], client: Client, tmp_path: Path
+) -> None:
+    nodes += found
+    aside: Any = Aside()
+    driver = Driver(config_of(*CLUSTER), str(MODEL), aside, aside)
+    driver._choose_transport(client, "redis://x")
+    specs = [spec for company in driver._companies("redis://x") for spec in company]
+    assert {spec.config["broker"]["weights"] for spec in specs} == {way} and len(specs) == 2
+    assert len(aside.told) == 1 and aside.told[0].startswith("weights travel through")
+    client.config_set("maxmemory", str(2**20))
+    if way == "redis":
+        with pytest.raises(ConfigError, match="more than its maxmemory"):
+            driver._choose_transport(client, "redis://x")

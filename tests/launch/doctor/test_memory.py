@@ -4,7 +4,7 @@ import pytest
 
 from areal.launch.doctor import memory
 from areal.launch.doctor.finding import Finding
-from areal.launch.doctor.memory import kv_bytes, look_at_memory, machine_bytes, need_of
+from areal.launch.doctor.memory import kv_bytes, look_at_lengths, look_at_memory, machine_bytes, need_of
 from areal.launch.gpus import GpuShares
 from areal.launch.size import ModelSize
 from areal.launch.units import GIB
@@ -59,7 +59,7 @@ def test_ranks_lora_and_critics_change_it(configure: Configure) -> None:
     shared = configure(few, "algorithm.advantage={name: gae, critic: {shared: true}}")
     assert need_of(shared, SMALL, on_gpu=False).learner == pytest.approx(16e6, rel=0.01)
     reference = need_of(configure(few, "algorithm.kl.coefficient=0.1"), SMALL, on_gpu=False)
-    assert reference.learner == pytest.approx(20e6, rel=0.01) and "frozen" in reference.parts
+    assert reference.learner == pytest.approx(20e6, rel=0.01) and "reference" in reference.parts
 
 
 def test_activations_grow_with_the_micro_batch_and_shrink_with_checkpointing(configure: Configure) -> None:
@@ -83,8 +83,10 @@ def test_the_kv_cache_of_a_cpu_holds_one_sequence_or_not(configure: Configure) -
 def test_a_length_beyond_the_models_positions_is_a_problem(configure: Configure) -> None:
     config = configure("rollout.engine.max_model_len=1024")
     assert level_of(list(look_at_memory(config, SMALL, 0, GpuShares())), "lengths") == "problem"
-    scaled = ModelSize(SMALL.shapes, TOLD | {"rope_scaling": {"factor": 4}})
-    assert all(finding.check != "lengths" for finding in look_at_memory(config, scaled, 0, GpuShares()))
+    assert [finding.check for finding in look_at_lengths(config, SMALL, on_gpu=True)] == ["lengths"]
+    for key in ("rope_scaling", "rope_parameters"):
+        scaled = ModelSize(SMALL.shapes, TOLD | {key: {"rope_type": "yarn", "factor": 4}})
+        assert all(finding.check != "lengths" for finding in look_at_memory(config, scaled, 0, GpuShares()))
 
 
 def test_this_machines_memory_is_enough_or_not(configure: Configure, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -124,6 +126,11 @@ def test_the_limit_of_a_container_counts(monkeypatch: pytest.MonkeyPatch, tmp_pa
     assert machine_bytes()[0] == total
     limit.write_text(f"{2**27}\n")
     assert machine_bytes() == (2**27, 2**27)
+
+
+def test_a_model_that_sees_images_is_as_large_as_its_language_model(configure: Configure) -> None:
+    nested = ModelSize(SMALL.shapes, {"text_config": TOLD})
+    assert kv_bytes(configure(), nested) == kv_bytes(configure(), SMALL)
 
 
 def test_image_policies_are_looked_at_too(configure: Configure) -> None:
