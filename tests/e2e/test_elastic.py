@@ -29,6 +29,9 @@ class Outside:
         self.url = (run.directory / "redis" / "url").read_text()
         self.key = f"{run.directory.name}-{(run.directory / '.id').read_text().strip()}"
         self.client: Client = connect(self.url, timeout_s=10.0)
+        self._bulletin = Bulletin(self.client, self.key)
+        self._after = self._bulletin.last()
+        self._groups: dict[str, int] = {}
 
     def start(self, *arguments: str) -> subprocess.Popen[str]:
         return subprocess.Popen(
@@ -58,21 +61,18 @@ class Outside:
 
     def groups_of(self, worker: str) -> int:
         """How many a worker has completed, by its newest record."""
-        records, after, done = [], "0", 0
-        while True:
-            records, after = Bulletin(self.client, self.key).read(after, timeout_s=0.01)
-            if not records:
-                return done
-            for record in records:
-                if record["kind"] == "worker" and record["worker"] == worker:
-                    done = record["groups_completed"]
+        records, self._after = self._bulletin.read(self._after, timeout_s=0.01)
+        for record in records:
+            if record["kind"] == "worker":
+                self._groups[record["worker"]] = record["groups_completed"]
+        return self._groups.get(worker, 0)
 
     def until(self, holds: Callable[[], bool], what: str) -> None:
         deadline = time.monotonic() + WITHIN_S
         while not holds():
             assert self.run.process.poll() is None, f"the run ended: {self.run.text}\n{self.run.logs()}"
             assert time.monotonic() < deadline, f"{what} did not come about\n{self.run.text}\n{self.run.logs()}"
-            time.sleep(0.1)
+            time.sleep(0.2)
 
 
 def test_a_run_goes_on_while_workers_come_and_go(start_run: StartRun) -> None:
