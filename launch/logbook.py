@@ -8,6 +8,7 @@ helm          the same on the run's Redis, said again every second (broker/helm.
 import logging
 import os
 import socket
+import threading
 import time
 import uuid
 from collections.abc import Iterator
@@ -24,6 +25,7 @@ logger = logging.getLogger(__name__)
 
 DRIVER = "driver.json"
 TELL_EVERY_S = 1.0
+JOIN_S = 5.0
 INTERRUPTED = 130
 
 
@@ -48,7 +50,7 @@ class Logbook:
     def __init__(self, directory: Path, *, run: str, draws: bool = False, guard: int | None = None) -> None:
         self._directory = directory
         self._helm: Helm | None = None
-        self._told_at = 0.0
+        self._telling = threading.Lock()  # so that no older word is heard after the last one
         self._driving = Driving(
             invocation=uuid.uuid4().hex,
             run=run,
@@ -69,9 +71,13 @@ class Logbook:
 
     @contextmanager
     def until_end(self, helm: Helm | None = None) -> Iterator[None]:
-        """Notes how what happens inside ends, if it ends on an exception; on the helm too, where that is within reach."""
+        """Notes how what happens inside ends, if it ends on an exception; and says all the while on the helm how it does."""
+        over = threading.Event()
+        thread = threading.Thread(target=self._tell_until, args=(over,), name="logbook", daemon=True)
         self._helm = helm
         try:
+            if helm is not None:
+                thread.start()
             yield
         except KeyboardInterrupt:
             self.end(STOPPED, INTERRUPTED)
@@ -81,6 +87,9 @@ class Logbook:
             self.end(FAILED, 2 if isinstance(error, ConfigError) else 1, told or type(error).__name__)
             raise
         finally:
+            over.set()
+            if helm is not None:
+                thread.join(JOIN_S)
             self._helm = None
 
     def begin(self) -> None:
@@ -93,7 +102,6 @@ class Logbook:
         if state != self._driving.state:
             self._driving = replace(self._driving, state=state)
             self._write()
-            self._told_at = 0.0
 
     def note(self, step: Record) -> None:
         """The record of a step that was taken."""
@@ -111,26 +119,27 @@ class Logbook:
             return
         self._driving = replace(self._driving, state=state, exit_code=exit_code, error=error)
         self._write()
-        if self._helm is not None:
-            with suppress(BrokerError):
-                self._tell()
+        self._tell()
 
     def close(self, exit_code: int) -> None:
         """The run has come to its end, or has drained as it was asked to."""
         self.end(DONE if exit_code == 0 else STOPPED, exit_code)
 
-    def keep(self) -> str | None:
-        """Say on the helm how it does, now and then; returns what is asked of this driver, one of ASKS. Raises BrokerError."""
-        if self._helm is None:
-            return None
-        if time.monotonic() - self._told_at > TELL_EVERY_S:
+    def asked(self) -> str | None:
+        """What is asked of this driver, one of ASKS. Raises BrokerError."""
+        return None if self._helm is None else self._helm.asked(self.invocation)
+
+    def _tell_until(self, over: threading.Event) -> None:
+        """From a thread, as starting Ray takes its time."""
+        while not over.is_set():
             self._tell()
-        return self._helm.asked(self.invocation)
+            over.wait(TELL_EVERY_S)
 
     def _tell(self) -> None:
-        assert self._helm is not None
-        self._helm.tell(self._driving)
-        self._told_at = time.monotonic()
+        helm = self._helm
+        if helm is not None:
+            with suppress(BrokerError), self._telling:
+                helm.tell(self._driving)
 
     def _write(self) -> None:
         _write(self._directory, self._driving)

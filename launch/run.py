@@ -128,7 +128,6 @@ class Driver:
         return exit_code
 
     def _drive(self, url: str, client: Client) -> None:
-        self._patiently(self.logbook.keep)
         self._choose_transport(client, url)
         bulletin = Bulletin(client, self._rundir.key)
         self._patiently(partial(bulletin.keep_order, RUN))
@@ -189,7 +188,7 @@ class Driver:
 
     def _heed(self) -> None:
         """Do what is asked of this driver from elsewhere (`areal stop`), or by the end of its terminal."""
-        asked = self._patiently(self.logbook.keep)
+        asked = self._patiently(self.logbook.asked)
         if asked == STOP_NOW:
             raise KeyboardInterrupt
         if asked is not None and not self._interrupts:

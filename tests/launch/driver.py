@@ -74,7 +74,7 @@ class FakeDriver:
 
     def _keep(self) -> None:
         while not self._over.is_set():
-            self.asked = self.logbook.keep() or self.asked
+            self.asked = self.logbook.asked() or self.asked
             if self.asked is not None and self._heeds:
                 return self.logbook.close(INTERRUPTED)
             if self._ends is not None:

@@ -9,6 +9,8 @@ from areal.broker.errors import ArealError, ConfigError
 from areal.broker.helm import DONE, DRAINING, FAILED, RUNNING, STARTING, STOP, STOPPED, Helm
 from areal.launch.logbook import Logbook, read_driving, say_killed
 
+from .driver import until
+
 
 def state_in(directory: Path) -> tuple[str, int | None, str]:
     driving = read_driving(directory)
@@ -52,15 +54,17 @@ def test_an_exception_is_an_end(tmp_path: Path, error: BaseException, left: tupl
 
 def test_the_helm_hears_of_it_too(tmp_path: Path, client: Client, run: str) -> None:
     helm, logbook = Helm(client, run), Logbook(tmp_path, run="mine")
-    assert logbook.keep() is None
+    assert logbook.asked() is None
     with pytest.raises(ArealError), logbook.until_end(), logbook.until_end(helm):
-        assert logbook.keep() is None
+        assert logbook.asked() is None
+        until(helm.heard)
         logbook.note({"step": 3, "steps": 60, "reward_mean": 0.5, "staleness_mean": 1.25})
         logbook.enter(RUNNING)
         helm.ask(STOP, logbook.invocation)
-        assert logbook.keep() == STOP
+        assert logbook.asked() == STOP
+        until(lambda: (said := helm.heard()) is not None and said[0].state == RUNNING)
         heard = helm.heard()
-        assert heard is not None and heard[0].state == RUNNING and heard[0] == read_driving(tmp_path)
+        assert heard is not None and heard[0] == read_driving(tmp_path)
         assert (heard[0].step, heard[0].steps, heard[0].reward, heard[0].staleness) == (3, 60, 0.5, 1.25)
         raise ArealError("it broke")
     heard = helm.heard()
