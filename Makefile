@@ -1,6 +1,6 @@
 # make run: the quickstart. make test: all tests. make fuzz: FUZZ damaged messages
 # against the wire format. make chaos: a run under 200 faults, 10 minutes. make cluster-test:
-# the cluster of docker-compose.yml in real containers, some of which are killed, 6 minutes.
+# the cluster of docker-compose.yml in real containers, some of which are killed.
 # make check: lint and types. make fix: mend what can be mended.
 # Each target first makes the virtual environment that it needs (.venv).
 

@@ -17,6 +17,9 @@ SETTINGS = (f"run={RUN}", "rollout.workers=2", "evaluation.every_steps=0", "chec
 ENDLESS = 1_000_000
 """Steps of a run that ends when it is told to."""
 
+MORE_STEPS = 5
+"""So many take more groups than can have been on their way before, (η + 1)·B: what was struck works again, or is done without."""
+
 LINK_DOWN_S = 6.0
 START_TIMEOUT_S, RECOVERY_TIMEOUT_S, DRAIN_TIMEOUT_S, FINISH_TIMEOUT_S = 300.0, 240.0, 120.0, 300.0
 
@@ -58,7 +61,7 @@ class Trial:
         with self.stages.stage(stage):
             begun, before = time.monotonic(), self._steps()
             self.cluster.kill(host)
-            self._await_steps(driver, before + 2, RECOVERY_TIMEOUT_S)
+            self._await_steps(driver, before + MORE_STEPS, RECOVERY_TIMEOUT_S)
             went_on_s = time.monotonic() - begun
             await_(f"{host} is restarted", lambda: self.cluster.is_up(host), timeout_s=RECOVERY_TIMEOUT_S)
             await_(
@@ -67,7 +70,9 @@ class Trial:
                 timeout_s=RECOVERY_TIMEOUT_S,
             )
             back_s = time.monotonic() - begun
-        self.stages.note(stage, f"two more steps within {went_on_s:.1f} s, its worker back after {back_s:.1f} s")
+        self.stages.note(
+            stage, f"{MORE_STEPS} more steps within {went_on_s:.1f} s, its worker back after {back_s:.1f} s"
+        )
 
     def _cut_a_link(self, driver: Driver, host: str) -> None:
         worker, stage = self._worker_on(host), "take a node's link down and up"
@@ -82,7 +87,7 @@ class Trial:
                 f"{worker['name']} is heard again", lambda: self._is_heard(driver, worker), timeout_s=RECOVERY_TIMEOUT_S
             )
             back_s = time.monotonic() - begun
-            self._await_steps(driver, self._steps() + 2, RECOVERY_TIMEOUT_S)
+            self._await_steps(driver, self._steps() + MORE_STEPS, RECOVERY_TIMEOUT_S)
         self.stages.note(
             stage, f"steps in {LINK_DOWN_S:g} s without it: {went_on}; its worker heard {back_s:.1f} s after it was up"
         )
@@ -93,8 +98,8 @@ class Trial:
             begun, before = time.monotonic(), self.cluster.inspect(self.cluster.container("redis"))["State"]["Pid"]
             self.cluster.kill("redis")
             await_("redis is restarted", lambda: self._has_new_redis(before), timeout_s=RECOVERY_TIMEOUT_S)
-            self._await_steps(driver, self._steps() + 2, RECOVERY_TIMEOUT_S)
-        self.stages.note(stage, f"two more steps after {time.monotonic() - begun:.1f} s")
+            self._await_steps(driver, self._steps() + MORE_STEPS, RECOVERY_TIMEOUT_S)
+        self.stages.note(stage, f"{MORE_STEPS} more steps after {time.monotonic() - begun:.1f} s")
 
     def _drain(self, driver: Driver) -> int:
         with self.stages.stage("drain the run"):
