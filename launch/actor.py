@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ..rewards.shipped import FOLDER_VARIABLE, PASSED_VARIABLE, RUNTIME_VARIABLE, find_shipped, renamed
-from .process import ROLE, RoleProcess, own_environment
+from .process import RoleProcess, own_environment, role_command
 from .roles import RoleSpec
 from .rundir import IDENTITY
 
@@ -82,7 +82,7 @@ class RoleActor:
         process.require_good_end()
 
     def _command(self) -> list[str]:
-        return list(ROLE)
+        return role_command()
 
     def _environment(self) -> dict[str, str]:
         """All of it: what is configured for the role, and what it needs to find this Ray for actors of its own."""

@@ -122,7 +122,7 @@ def _model(config: RunConfig) -> str:
 
 def _require_weights(run: Located, config: RunConfig) -> None:
     """Raises ConfigError if the run's weights cannot be seen from here."""
-    if config.broker.weights != "directory":
+    if config.broker.weights == "redis":
         return
     folder = config.path / "weights"
     store = WeightStore(run.client, run.key, RedisChunks(run.client, run.key))

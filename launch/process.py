@@ -15,7 +15,6 @@ from ..broker.lifetime import begin_child
 from .roles import RoleSpec
 
 MAX_REPORT_BYTES = 65_536
-ROLE = (sys.executable, "-P", "-m", "areal.launch.roles")
 
 
 class RoleProcess:
@@ -27,19 +26,19 @@ class RoleProcess:
         environment: Mapping[str, str],
         *,
         folder: Path | None = None,
-        command: Sequence[str] = ROLE,
+        command: Sequence[str] | None = None,
     ) -> None:
         """
         environment: all of it.
         folder: the working directory; that of this process by default.
-        command: what is a role by a specification on standard input.
+        command: what is a role by a specification on standard input; role_command by default.
         """
         self.spec = spec
         self._reading, writing = os.pipe()
         spec.log.parent.mkdir(parents=True, exist_ok=True)
         with spec.log.open("ab") as log:
             self._process = subprocess.Popen(
-                [*command, str(writing)],
+                [*(command or role_command()), str(writing)],
                 stdin=subprocess.PIPE,
                 stdout=log,
                 stderr=log,
@@ -74,6 +73,11 @@ class RoleProcess:
         os.close(self._reading)
         if exit_code != 0:
             raise _error_of(exit_code, report)
+
+
+def role_command() -> list[str]:
+    """What runs launch/roles.py."""
+    return [sys.executable, "-P", "-m", "areal.launch.roles"]
 
 
 def own_environment() -> dict[str, str]:

@@ -93,6 +93,8 @@ def test_the_entrypoint_is_a_run_that_could_start(tmp_path: Path) -> None:
     areal, run, config, *overrides = shlex.split(one("RayJob")["spec"]["entrypoint"])
     loaded = load_run_config(ROOT / Path(config).relative_to("/areal"), overrides)
     assert (areal, run, loaded.cluster.address) == ("areal", "run", "auto")
+    placed = loaded.cluster.resources
+    assert (placed.learner.custom, placed.rollout.custom) == ({"learner": 1.0}, {"rollout": 1.0})
     assert loaded.broker.url == f"redis://{one('Service')['metadata']['name']}:6379/0"
     assert loaded.rollout.workers == cluster()["workerGroupSpecs"][1]["replicas"]
     assert str(loaded.directory) in {

@@ -12,6 +12,8 @@ import pytest
 from .fakes import calls, put
 from .files import NODE
 
+PLACES = ("cluster.resources.learner.custom.learner=1", "cluster.resources.rollout.custom.rollout=1")
+
 
 @pytest.fixture
 def head() -> Iterator[str]:
@@ -51,16 +53,16 @@ def test_a_run_is_told_where_the_cluster_is(here: Path, head: str) -> None:
     ended = node(here, "drive", "run", "c.yaml", "seed=1", AREAL_HEAD=head, AREAL_REDIS_URL="rediss://there:1/0")
     assert ended.returncode == 0
     assert calls(here, "areal") == [
-        ["run", "c.yaml", "seed=1", "cluster.address=auto", "broker.url=rediss://there:1/0"],
+        ["run", "c.yaml", "seed=1", "cluster.address=auto", *PLACES, "broker.url=rediss://there:1/0"],
     ]
     (joined,) = calls(here, "ray")
     assert "--num-cpus=0" in joined
 
 
 def test_what_a_run_says_itself_goes_before(here: Path, head: str) -> None:
-    ended = node(here, "drive", "run", "c.yaml", "cluster.address=x:1", "broker.url=redis://y/0", AREAL_HEAD=head)
-    assert ended.returncode == 0
-    assert calls(here, "areal") == [["run", "c.yaml", "cluster.address=x:1", "broker.url=redis://y/0"]]
+    said = ["run", "c.yaml", "cluster.address=x:1", "broker.url=redis://y/0", "cluster.resources.learner.cpus=4"]
+    assert node(here, "drive", *said, AREAL_HEAD=head).returncode == 0
+    assert calls(here, "areal") == [said]
 
 
 def test_other_commands_need_no_cluster(here: Path) -> None:

@@ -144,7 +144,8 @@ def test_it_starts_redis_and_ray_and_runs(here: Path, batch: Batch) -> None:
     code, said = ended(batch("configs/x.yaml", "seed=1", AREAL_PORT=str(port)))
     assert code == 0, said
     told = [f"cluster.address=127.0.0.1:{port + 1}", f"broker.url=redis://127.0.0.1:{port}/0"]
-    assert calls(here, "areal") == [["run", "configs/x.yaml", "seed=1", *told]]
+    places = ["cluster.resources.learner.custom.learner=1", "cluster.resources.rollout.custom.rollout=1"]
+    assert calls(here, "areal") == [["run", "configs/x.yaml", *places, "seed=1", *told]]
     head, *others = [call for call in calls(here, "ray") if call[0] == "start"]
     assert {"--head", '--resources={"learner": 4}', "--include-dashboard=false"} <= set(head)
     assert len(others) == 2
