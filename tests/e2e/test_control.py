@@ -165,6 +165,7 @@ def test_a_run_whose_terminal_is_closed_drains(areal: Background) -> None:
     if pid == 0:
         os.chdir(areal.folder)
         os.environ[MARK] = areal.mark
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)  # under nohup it is ignored, and a run goes on
         os.execv(sys.executable, [sys.executable, "-m", "areal", "run", str(IMAGES), "run=left", *ENDLESS])
     os.set_blocking(terminal, False)
     run, deadline = areal.run, time.monotonic() + 250
@@ -175,9 +176,18 @@ def test_a_run_whose_terminal_is_closed_drains(areal: Background) -> None:
         except BlockingIOError:
             time.sleep(0.1)
     os.close(terminal)
-    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 130, run.logs()
+    assert exit_code_of(pid, within_s=150) == 130, run.logs()
     assert areal.driver()["state"] == "stopped" and "stopped before the end" in run.text
     assert (run.directory / "checkpoints" / f"step-{run.summary['steps']:08d}").is_dir()
     assert run.summary["groups_lost"] == run.summary["groups_trained_twice"] == 0
     run.await_silence(20)
     assert not psutil.pid_exists(pid)
+
+
+def exit_code_of(pid: int, *, within_s: float) -> int:
+    """What a child ends with."""
+    deadline = time.monotonic() + within_s
+    while (ended := os.waitpid(pid, os.WNOHANG))[0] == 0:
+        assert time.monotonic() < deadline, f"{pid} still runs"
+        time.sleep(0.1)
+    return os.waitstatus_to_exitcode(ended[1])
