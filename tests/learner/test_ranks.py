@@ -68,7 +68,7 @@ def test_two_ranks_come_to_the_weights_of_one(folder: Path, name: str) -> None:
         for key, weight in wanted.items():
             torch.testing.assert_close(leader["weights"][key], weight, rtol=1e-4, atol=1e-5)
     for mine, its in zip(told, leader["told"], strict=True):
-        assert_alike(mine, its, rel=0.05 if rounded(name) else 1e-3)
+        assert_alike(mine, its, rel=0.05 if rounded(name) else 1e-3, near=1e-3 if rounded(name) else 1e-4)
     for mine, its in zip(leader["told"], other["told"], strict=True):
         assert_alike(mine, its, rel=0.0)
 
@@ -136,15 +136,15 @@ def test_alone_there_is_nothing_to_sum() -> None:
     assert ALONE.leads and ALONE.own([4, 5]) == [4, 5]
 
 
-def assert_alike(mine: Any, its: Any, *, rel: float) -> None:
-    """The same measurements, but for times and for what ranks work on for company."""
+def assert_alike(mine: Any, its: Any, *, rel: float, near: float = 1e-4) -> None:
+    """The same measurements, but for times and for what ranks work on for company; `near` 0, as of a loss, is near enough."""
     if isinstance(mine, str):
         assert its == mine
         return
     assert its[1] == mine[1] and its[0].keys() == mine[0].keys()
     for key, value in mine[0].items():
         if not key.endswith("_s") and "_s_" not in key and key != "padding":
-            assert its[0][key] == pytest.approx(value, rel=rel, abs=1e-4 if rel else 0.0), key
+            assert its[0][key] == pytest.approx(value, rel=rel, abs=near if rel else 0.0), key
 
 
 def test_what_a_rank_owns_is_a_copy() -> None:

@@ -304,7 +304,7 @@ def f():
         ways[f"read {{pid}}"] = lambda pid=pid: libc.process_vm_readv(pid, ctypes.byref(local), 1, ctypes.byref(remote), 1, 0)
         ways[f"write {{pid}}"] = lambda pid=pid: libc.process_vm_writev(pid, ctypes.byref(local), 1, ctypes.byref(remote), 1, 0)
         ways[f"open {{pid}}"] = lambda pid=pid: open(f"/proc/{{pid}}/mem", "r+b")
-    for pid in ({os.getpid()}, {os.getppid()}):
+    for pid in {[pid for pid in (os.getpid(), os.getppid()) if pid > 8]}:  # 1 is its own first process
         ways[f"kill {{pid}}"] = lambda pid=pid: os.kill(pid, 0)
     return tried(**ways)
 """
