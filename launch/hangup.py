@@ -14,13 +14,21 @@ HANGUP = signal.SIGHUP
 def deferring_hangup() -> Iterator[None]:
     """Holds the signal of a lost terminal back until the end, and from all that is started inside for good.
 
-    Ray's processes would die of it at once, before the roles on them had drained.
+    Ray's processes would die of it at once, before the roles on them had drained. To be used by the main thread; another,
+    which does not hold it back, may be who gets it.
     """
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {HANGUP})
+    came: list[int] = []
+    before, held = signal.getsignal(HANGUP), signal.pthread_sigmask(signal.SIG_BLOCK, {HANGUP})
+    if callable(before):
+        signal.signal(HANGUP, lambda number, frame: came.append(number))
     try:
         yield
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        if callable(before):
+            signal.signal(HANGUP, before)
+        signal.pthread_sigmask(signal.SIG_SETMASK, held)
+        if came:
+            signal.raise_signal(HANGUP)
 
 
 @contextmanager

@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -12,8 +13,14 @@ import pytest
 from areal.launch.hangup import deferring_hangup, enduring_hangup
 
 
-def test_the_signal_comes_once_it_is_no_longer_held_back() -> None:
+@pytest.mark.parametrize("others", [0, 2])
+def test_the_signal_comes_once_it_is_no_longer_held_back(others: int) -> None:
+    """Also where other threads let it through."""
     came: list[int] = []
+    ended = threading.Event()
+    threads = [threading.Thread(target=ended.wait) for _ in range(others)]
+    for thread in threads:
+        thread.start()
     before = signal.signal(signal.SIGHUP, lambda number, frame: came.append(number))
     try:
         with deferring_hangup():
@@ -24,6 +31,7 @@ def test_the_signal_comes_once_it_is_no_longer_held_back() -> None:
         assert came == [signal.SIGHUP]
     finally:
         signal.signal(signal.SIGHUP, before)
+        ended.set()
 
 
 def test_only_the_loss_of_a_terminal_is_endured() -> None:

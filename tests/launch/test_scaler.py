@@ -151,7 +151,8 @@ def test_more_than_there_is_room_for_is_refused(house: House, monkeypatch: pytes
 
 def test_one_that_is_given_up_is_told_to_whoever_wished_for_it(house: House) -> None:
     house.wish(2)
-    house.cluster.life("rollout-1").ready.end = False
+    life = house.cluster.life("rollout-1")
+    life.seat.end = life.group.room.end = False
     house.cluster.now += 1000
     roster = house.tick()
     assert roster.count == 1 and "rollout-1 is given up: Ray found no place" in roster.trouble

@@ -80,7 +80,8 @@ def test_a_worker_that_ray_has_no_place_for_yet_leaves_at_once(cluster: Cluster)
 
 def test_an_added_worker_without_a_place_is_given_up_and_the_run_goes_on(cluster: Cluster) -> None:
     cluster.supervisor.add(spec("rollout-1"))
-    cluster.life("rollout-1").seat.end = False
+    life = cluster.life("rollout-1")
+    life.seat.end = life.group.room.end = False
     cluster.tick(after_s=PLACE_TIMEOUT_S + 1)
     assert cluster.life("rollout-1").killed and cluster.supervisor.workers() == ["rollout-0"]
     assert "rollout-1 is given up: Ray found no place for rollout-1 within 180 s" in cluster.supervisor.given_up
