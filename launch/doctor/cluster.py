@@ -48,11 +48,12 @@ def look_at_nodes(config: RunConfig, nodes: Sequence[Node]) -> Iterator[Finding]
 
 def _room(config: RunConfig, cpus: float) -> Finding:
     rewards, ray = config.rewards, config.rewards.where == "ray"
-    wanted = config.learner.ranks + config.rollout.workers
+    each = config.cluster.resources
+    wanted = config.learner.ranks * each.learner.cpus + config.rollout.workers * each.rollout.cpus
     wanted_by_rewards = rewards.workers * config.rollout.workers * rewards.resources.cpus if ray else 0.0
-    seen = f"{wanted + wanted_by_rewards:g} CPUs wanted (one for each role{', and those of the rewards' if ray else ''}), {cpus:g} there"
+    seen = f"{wanted + wanted_by_rewards:g} CPUs wanted (those of cluster.resources for each role{', and those of the rewards' if ray else ''}), {cpus:g} there"
     if wanted + wanted_by_rewards > cpus:
-        return problem("ray cpus", seen, "lower rollout.workers or learner.ranks, or add nodes")
+        return problem("ray cpus", seen, "lower rollout.workers, learner.ranks or cluster.resources, or add nodes")
     return ok("ray cpus", seen)
 
 
