@@ -129,7 +129,7 @@ class EmbeddedRedis:
 
 def find_live(directory: Path) -> str | None:
     """The URL of the server that runs on `directory` now; None where there is none, whatever a crash left behind."""
-    if not _is_locked(directory):
+    if not is_locked(directory / LOCK_FILE):
         return None
     try:
         url = (directory / URL_FILE).read_text()
@@ -182,10 +182,10 @@ def _lock(directory: Path) -> int:
         return descriptor
 
 
-def _is_locked(directory: Path) -> bool:
-    """Whether a server on a directory, or who started it, lives."""
+def is_locked(path: Path) -> bool:
+    """Whether a process holds the lock of a file; of LOCK_FILE in its directory, a server or who started it."""
     try:
-        with (directory / LOCK_FILE).open("rb") as file:
+        with path.open("rb") as file:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
         return True

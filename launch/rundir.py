@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import IO, Any, Self
 
 from ..broker.errors import ArealError
+from ..broker.server import is_locked
 from .records import Record
 
 logger = logging.getLogger(__name__)
@@ -263,14 +264,7 @@ def _take_lock(file: IO[str]) -> None:
 
 def is_held(path: Path) -> bool:
     """Whether a process holds the lock of a run directory."""
-    try:
-        with (path / LOCK).open("rb") as file:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    except OSError:
-        return False
-    return False
+    return is_locked(path / LOCK)
 
 
 def _cut_torn_line(path: Path) -> None:
