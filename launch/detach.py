@@ -19,6 +19,7 @@ from .guard import Guard
 from .hangup import leave_terminal
 from .logbook import INTERRUPTED, read_driving
 from .logs import BEGINS, Log
+from .process import own_environment
 from .rundir import DRIVER_LOG, RunDirectory, as_argument
 from .screen import safe
 
@@ -36,7 +37,7 @@ def start(config_file: Path, overrides: Sequence[str], directory: Path) -> int:
     list(log.lines(0))  # of earlier drivers
     began = time.time()
     process = subprocess.Popen(
-        command([str(config_file), *overrides]), stdin=subprocess.DEVNULL, env=environment(), start_new_session=True
+        command([str(config_file), *overrides]), stdin=subprocess.DEVNULL, env=own_environment(), start_new_session=True
     )
     try:
         return _await_under_way(process, directory, log, began)
@@ -51,11 +52,6 @@ def start(config_file: Path, overrides: Sequence[str], directory: Path) -> int:
 def command(arguments: Sequence[str]) -> list[str]:
     """What is run in the background."""
     return [sys.executable, "-P", "-m", "areal.launch.detach", *arguments]
-
-
-def environment() -> dict[str, str]:
-    """Imports there what is imported here."""
-    return os.environ | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
 
 
 def _await_under_way(process: "subprocess.Popen[bytes]", directory: Path, log: Log, began: float) -> int:
@@ -129,7 +125,7 @@ def _be(config_file: Path, overrides: Sequence[str], guard: int | None) -> int:
     config = load_run_config(config_file, overrides)
     if config.cluster.on_driver_loss == "restart" and guard is None:
         driver = command([GUARDED_BY, str(os.getpid()), str(config_file), *overrides])
-        return Guard(driver, environment(), config.path, max_restarts=config.cluster.max_restarts).run()
+        return Guard(driver, own_environment(), config.path, max_restarts=config.cluster.max_restarts).run()
     return execute(config, config_file.resolve().parent, opened=_into_log, guard=guard)
 
 

@@ -18,6 +18,7 @@ from typing import Any
 
 from ..broker.errors import ArealError
 from ..broker.lifetime import begin_child
+from .process import own_environment
 
 SURVEY_S = 60.0
 ANSWER_S = 20.0
@@ -66,7 +67,7 @@ def survey(address: str, directory: Path, url: str | None, *, timeout_s: float =
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
-            env=os.environ | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
+            env=own_environment(),
             preexec_fn=begin_child,  # noqa: PLW1509 - it allocates nothing and takes no lock
         )
         try:
@@ -160,7 +161,6 @@ def _node(ray: Any, node: dict[str, Any], ref: Any) -> dict[str, Any]:
 
 def look(marker: str, url: str | None, packages: tuple[str, ...], redis_s: float = 5.0) -> dict[str, Any]:
     """What a node sees. Ray sends the code itself, so that a node answers that has no areal; it imports all it needs."""
-    import os
     import platform
     import socket
     import time

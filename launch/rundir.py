@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import IO, Any, Self
 
 from ..broker.errors import ArealError
+from ..broker.folder import sync
 from ..broker.server import is_locked
 from .records import Record
 
@@ -282,11 +283,7 @@ def replace(path: Path, text: str) -> None:
         file.flush()
         os.fsync(file.fileno())
     aside.replace(path)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+    sync(path.parent)
 
 
 def _to_json(value: Record, indent: int | None = None) -> str:
