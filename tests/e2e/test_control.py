@@ -134,7 +134,7 @@ def test_nothing_is_left_of_a_driver_that_is_killed(areal: Background) -> None:
     pid = areal.driver()["pid"]
     assert isinstance(pid, int)
     os.kill(pid, signal.SIGKILL)
-    run.await_silence(30)
+    run.await_silence(90)  # Ray's agents look for their parent now and then
     code, out = areal("status", "left", "--json")
     assert code == 0 and json.loads(out)["state"] == "gone"
     areal.detach(f"learner.steps={run.steps()[-1]['step'] + 3}", *ENDLESS[1:])

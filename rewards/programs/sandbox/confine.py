@@ -15,7 +15,7 @@ MAX_THREADS = 64
 MAX_FILES = 64
 STACK_BYTES = 64 * MIB
 FIRST_USER = 2_000_000_000
-"""Users from here on belong to nobody: a sandbox that root starts takes the one of its launcher's process id."""
+"""Users from here on belong to nobody: each sandbox that root starts takes another (walls.user_of)."""
 NOBODY = 65534
 
 PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_SET_SECCOMP, PR_SET_NO_NEW_PRIVS = 1, 4, 22, 38

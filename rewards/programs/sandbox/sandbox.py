@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from functools import cache
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -26,12 +27,13 @@ from .walls import Walls, candidates, refused, user_of
 INSIDE = ("values", "pipes", "confine", "namespaces", "program", "spawner", "examiner", "inside")
 """The modules that are sent along, each after those that it imports."""
 
-TRIALS = 2
-"""Of walls, before they are said not to hold: a machine with much to do may fail one."""
+TRIAL_PAUSES_S = (0.0, 0.2, 1.0)
+"""Before each trial of walls, until they are said not to hold: a machine with much to do may fail one."""
 START_TIMEOUT_S = 3.0
 GRACE_S = 0.3
 KILL_TIMEOUT_S = 5.0
 MAX_ERROR_CHARS = 500
+_sandboxes = count()
 _BOOT = f"""
 import sys, os, marshal
 os.environ.pop({MARK!r}, None)
@@ -63,7 +65,8 @@ def find_walls(wanted: str, packages: Sequence[str] = ()) -> Walls:
     """The first of the walls wanted that hold on this machine, as a trial shows; raises ConfigError with what is missing."""
     reasons = []
     for walls in candidates(wanted, packages):
-        for _ in range(TRIALS):
+        for pause_s in TRIAL_PAUSES_S:
+            time.sleep(pause_s)
             if (reason := _reason_against(walls)) is None:
                 return walls
         reasons.append(f"{walls.kind}: {reason}")
@@ -120,7 +123,7 @@ def _job(walls: Walls, limits: Limits, sources: Sequence[str], tests: Any) -> An
     """A file with all that the first process reads, in its order."""
     settings = (
         walls.kind,
-        user_of(os.getpid()),
+        user_of(os.getpid(), next(_sandboxes)),
         list(limits),
         program_filter(),
         walls.shared if walls.kind == NAMESPACES else [],

@@ -19,6 +19,7 @@ from .inside import BUBBLEWRAP, NAMESPACES, NONE
 from .namespaces import DEVICES
 
 ANY = "any"
+_USERS_OF_EACH = 256  # a process has an id below 2^22, and a user one below 2^32
 UNSANDBOXED = "none: run what the model writes on this machine, as me"
 _PATHS = ("/usr/lib", "/usr/lib32", "/usr/lib64", "/usr/share/zoneinfo", "/lib", "/lib32", "/lib64", "/nix/store")
 _MENDING = (
@@ -61,9 +62,12 @@ class Walls:
         return [*command, "--remount-ro", "/", "--chdir", "/tmp", "--", *python]
 
 
-def user_of(process: int) -> int:
-    """A user that no other sandbox has at the same time, where users are for root to choose."""
-    return FIRST_USER + process if os.geteuid() == 0 else NOBODY
+def user_of(process: int, sandbox: int) -> int:
+    """Of a process's n-th sandbox, where users are for root to choose: one that no other has at the same time.
+
+    Nor has it the one before, whose processes may still be ending, and a user's processes are counted.
+    """
+    return FIRST_USER + process * _USERS_OF_EACH + sandbox % _USERS_OF_EACH if os.geteuid() == 0 else NOBODY
 
 
 def candidates(wanted: str, packages: Sequence[str]) -> list[Walls]:

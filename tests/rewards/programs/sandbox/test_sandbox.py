@@ -1,4 +1,4 @@
-"""A sandbox ends with the process that started it, and no sooner."""
+"""A sandbox begins with walls that hold, and ends with the process that started it, no sooner."""
 
 import os
 import signal
@@ -14,11 +14,11 @@ import pytest
 
 from areal.rewards.footprint import MARK, kill_marked
 from areal.rewards.programs.sandbox import sandbox
-from areal.rewards.programs.sandbox.confine import Limits, prctl
+from areal.rewards.programs.sandbox.confine import FIRST_USER, Limits, prctl
 from areal.rewards.programs.sandbox.examiner import CALLS
-from areal.rewards.programs.sandbox.inside import NONE
+from areal.rewards.programs.sandbox.inside import NAMESPACES, NONE
 from areal.rewards.programs.sandbox.values import loads
-from areal.rewards.programs.sandbox.walls import Walls
+from areal.rewards.programs.sandbox.walls import Walls, user_of
 
 STARTER = """
 import sys
@@ -68,6 +68,19 @@ def ended(survivors: Survivors, starter: "subprocess.Popen[bytes]", end: Callabl
     finally:
         for process in survivors():
             process.kill()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="nobody but root changes its user")
+def test_no_sandbox_has_the_user_of_another_process_or_of_the_one_before() -> None:
+    longest_pid = 2**22
+    users = {user_of(pid, sandbox) for pid in (1, 2, 4711, longest_pid) for sandbox in range(200)}
+    assert len(users) == 4 * 200 and min(users) > FIRST_USER and max(users) < 2**32 - 1
+
+
+def test_walls_that_fail_twice_on_a_busy_machine_are_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    said = iter(["there is no sandbox: [Errno 11] Resource temporarily unavailable"] * 2)
+    monkeypatch.setattr(sandbox, "_reason_against", lambda walls: next(said, None))
+    assert sandbox.find_walls(NAMESPACES) == Walls(NAMESPACES)
 
 
 def test_a_sandbox_ends_with_the_process_that_started_it(walls: Walls, survivors: Survivors) -> None:
