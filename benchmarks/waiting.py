@@ -61,7 +61,7 @@ def answer_all(url: str) -> None:
 
 def train(url: str, directory: Path, steps: int) -> list[dict[str, Any]]:
     """The records of a learner's steps."""
-    from areal.launch.models import resolve_model
+    from areal.launch.models.path import resolve_model
     from areal.learner.algorithm.config import AlgorithmConfig
     from areal.learner.config import (
         CheckpointConfig,

@@ -30,7 +30,7 @@ class Bulletin:
         self._lead: Any = client.register_script(scripts.LEAD)
 
     def report(self, record: dict[str, Any]) -> None:
-        """Post a record of JSON values; see launch/records.py for the kinds."""
+        """Post a record of JSON values; see launch/records/tally.py for the kinds."""
         self._client.xadd(self._records, {"record": json.dumps(record)}, maxlen=MAX_RECORDS, approximate=True)
 
     def read(self, after: str, *, timeout_s: float, count: int = 1000) -> tuple[list[dict[str, Any]], str]:

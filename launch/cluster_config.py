@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from .autoscale import AutoscaleConfig
+from .fleet.autoscale import AutoscaleConfig
 
 ADDRESS = re.compile(r"auto|(ray://)?(\[[0-9a-fA-F:.]+\]|[^\s/:@\[\]]+):\d{1,5}")
 VARIABLE = r"^[A-Za-z_][A-Za-z0-9_]*$"

@@ -20,7 +20,7 @@ from ..broker.client import Client, connect
 from ..broker.errors import RoleDied
 from ..broker.rollcall import Activity, Presence, RollCall
 from .config import RunConfig
-from .herald import Herald
+from .driver.herald import Herald
 
 logger = logging.getLogger(__name__)
 

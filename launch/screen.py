@@ -15,7 +15,7 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
-from .rundir import finite
+from .records.rundir import finite
 
 DASH = "–"
 GAP = "  "

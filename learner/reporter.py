@@ -12,7 +12,7 @@ logger = logging.getLogger(__name__)
 
 
 class Reporter:
-    """Posts records of a learner of that epoch; see launch/records.py for the kinds."""
+    """Posts records of a learner of that epoch; see launch/records/tally.py for the kinds."""
 
     def __init__(self, bulletin: Bulletin, *, epoch: int, steps: int) -> None:
         self._bulletin = bulletin

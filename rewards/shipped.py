@@ -1,6 +1,6 @@
 """Where files lie that were shipped to a node for a run: paths differ there, and what names them is named anew.
 
-launch/shipping.py ships them. The actor of a role finds its copy, and tells the role's process by variables; from these the
+launch/cluster/shipping.py ships them. The actor of a role finds its copy, and tells the role's process by variables; from these the
 actors of rewards that it starts on yet other nodes have theirs.
 """
 

@@ -62,20 +62,20 @@ def add_logs(commands: Any) -> None:
 
 
 def _attach(options: argparse.Namespace) -> int:
-    from ..attach import attach
+    from ..control.attach import attach
 
     return attach(options.run, place(options))
 
 
 def _stop(options: argparse.Namespace) -> int:
-    from ..stop import stop
+    from ..control.stop import stop
 
     return stop(options.run, place(options), now=options.now, timeout_s=options.timeout)
 
 
 def _logs(options: argparse.Namespace) -> int:
-    from ..locate import require_directory
-    from ..logs import show_logs
+    from ..control.locate import require_directory
+    from ..control.logs import show_logs
 
     directory = require_directory(options.run, options.directory)
     return show_logs(directory, options.roles, last=options.last, level=options.level, follow=options.follow)

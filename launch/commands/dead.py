@@ -47,28 +47,28 @@ def add_dead(commands: Any) -> None:
 
 
 def _list(options: argparse.Namespace) -> int:
-    from ..letters import show_list
+    from ..records.letters import show_list
 
     with opened(options) as run:
         return show_list(run, _lanes(options), as_json=options.json)
 
 
 def _show(options: argparse.Namespace) -> int:
-    from ..letters import show
+    from ..records.letters import show
 
     with opened(options) as run:
         return show(run, _lanes(options), options.entries, as_json=options.json)
 
 
 def _retry(options: argparse.Namespace) -> int:
-    from ..letters import retry
+    from ..records.letters import retry
 
     with opened(options) as run:
         return retry(run, _lanes(options), options.entries)
 
 
 def _drop(options: argparse.Namespace) -> int:
-    from ..letters import drop
+    from ..records.letters import drop
 
     with opened(options) as run:
         return drop(run, _lanes(options), options.entries)

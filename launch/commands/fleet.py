@@ -62,7 +62,7 @@ def add_join(commands: Any) -> None:
 
 
 def _scale(options: argparse.Namespace) -> int:
-    from ..scale import read_sizes, scale
+    from ..fleet.scale import read_sizes, scale
 
     count = read_sizes(options.sizes)
     with opened(options) as run:
@@ -70,6 +70,6 @@ def _scale(options: argparse.Namespace) -> int:
 
 
 def _join(options: argparse.Namespace) -> int:
-    from ..join import Wanted, execute
+    from ..fleet.join import Wanted, execute
 
     return execute(Wanted(options.url, options.run, options.workers, options.overrides, options.trust, options.logs))

@@ -97,23 +97,23 @@ def add_sample(commands: Any) -> None:
 
 
 def _sample(options: argparse.Namespace) -> int:
-    from ..export import source_of
-    from ..sample import Wanted, sample
+    from ..models.export import source_of
+    from ..models.sample import Wanted, sample
 
     wanted = Wanted(options.step, options.best, options.prompt, options.each, options.seed)
     return sample(source_of(options.run, options.directory), wanted, output=options.output)
 
 
 def _export(options: argparse.Namespace) -> int:
-    from ..export import Wanted, export, source_of
+    from ..models.export import Wanted, export, source_of
 
     source = source_of(options.run, options.directory)
     return export(source, Wanted(options.step, options.best, options.merged), output=options.output)
 
 
 def _merge(options: argparse.Namespace) -> int:
-    from ..export import source_of
-    from ..merge import Choice, merge
+    from ..models.export import source_of
+    from ..models.merge import Choice, merge
 
     choice = Choice(options.by, options.weights, options.score, options.evaluations, options.seed)
     return merge(source_of(options.run, options.directory), options.steps, choice, output=options.output)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from ..locate import Located, Place
+    from ..control.locate import Located, Place
 
 RAW = argparse.RawDescriptionHelpFormatter
 
@@ -92,13 +92,13 @@ def sentence(says: str) -> str:
 
 def opened(options: argparse.Namespace) -> "AbstractContextManager[Located]":
     """The run that `add_place` has let the user name."""
-    from ..locate import open_run
+    from ..control.locate import open_run
 
     return open_run(options.run, place(options))
 
 
 def place(options: argparse.Namespace) -> "Place":
     """Where `add_place` has let the user look for runs."""
-    from ..locate import Place
+    from ..control.locate import Place
 
     return Place(options.directory, options.broker)

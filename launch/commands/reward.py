@@ -46,7 +46,7 @@ def add_reward(commands: Any) -> None:
 
 def _try(options: argparse.Namespace) -> int:
     from ..config import load_run_config
-    from ..tryout import Trial, execute, read_json
+    from ..models.tryout import Trial, execute, read_json
 
     config = load_run_config(options.config, options.overrides) if options.config is not None else None
     trial = Trial(

@@ -36,7 +36,7 @@ def add_purge(commands: Any) -> None:
 
 
 def _status(options: argparse.Namespace) -> int:
-    from ..runs import show_run, show_runs
+    from ..control.runs import show_run, show_runs
 
     if options.run is None:
         return show_runs(place(options), as_json=options.json)
@@ -44,7 +44,7 @@ def _status(options: argparse.Namespace) -> int:
 
 
 def _purge(options: argparse.Namespace) -> int:
-    from ..purge import purge
+    from ..records.purge import purge
 
     with opened(options) as run:
         return purge(run, yes=options.yes)

@@ -56,10 +56,10 @@ def _run(options: argparse.Namespace) -> int:
 
     config = load_run_config(options.config, options.overrides)
     if options.detach:
-        from ..detach import start
+        from ..driver.detach import start
 
         return start(options.config, options.overrides, config.path)
-    from ..run import execute
+    from ..driver.run import execute
 
     return execute(config, options.config.resolve().parent)
 
@@ -73,14 +73,14 @@ def _check(options: argparse.Namespace) -> int:
 
 def _pretrain(options: argparse.Namespace) -> int:
     from ..config import load_pretrain_config
-    from ..pretrain import execute
+    from ..models.pretrain import execute
 
     return execute(load_pretrain_config(options.config, options.overrides))
 
 
 def _replay(options: argparse.Namespace) -> int:
-    from ..locate import require_directory
-    from ..replay import Span, execute
+    from ..control.locate import require_directory
+    from ..records.replay import Span, execute
 
     directory = require_directory(options.run, options.directory)
     return execute(directory, options.overrides, Span(options.start, options.steps), options.output)

@@ -5,8 +5,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from statistics import median
 
+from ..cluster.nodes import Node, survey
 from ..config import RunConfig
-from ..nodes import Node, survey
 from .finding import Finding, ok, problem, warning
 from .gpus import look_at_shares
 from .machine import PROJECT, version_of

@@ -10,11 +10,11 @@ from pathlib import Path
 
 from ...broker.address import with_credentials
 from ...broker.errors import ArealError, ConfigError
+from ..cluster.transport import bytes_in_redis
 from ..config import RunConfig
-from ..models import resolve_model
+from ..models.path import resolve_model
+from ..models.size import ModelSize, size_of
 from ..screen import Screen, plural, to_json
-from ..size import ModelSize, size_of
-from ..transport import bytes_in_redis
 from . import cluster, inputs, machine, redis
 from .finding import Check, Finding, carry_out
 from .gpus import Gpu, find_gpus, look_at_gpus, look_at_shares, shares_of

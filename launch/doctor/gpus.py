@@ -1,7 +1,6 @@
 """The GPUs of this machine, and whether there are as many as a configuration wants."""
 
 import importlib.metadata
-import math
 import os
 import shutil
 import subprocess
@@ -10,8 +9,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from ...broker.errors import ConfigError
+from ..cluster.fit import SLACK
+from ..cluster.gpus import GpuShares, shares
 from ..config import RunConfig
-from ..gpus import GpuShares, deal
 from .finding import Finding, ok, problem, warning
 
 QUERY = ["--query-gpu=name,memory.total,memory.used,driver_version", "--format=csv,noheader,nounits"]
@@ -68,35 +68,48 @@ def look_at_gpus(gpus: list[Gpu]) -> Iterator[Finding]:
 
 def look_at_shares(config: RunConfig, gpus: int) -> Iterator[Finding]:
     """Whether so many GPUs are enough for the ranks, the engines and the rewards."""
-    per_engine = config.rollout.engine.tensor_parallel_size
+    per_engine, given = config.rollout.engine.tensor_parallel_size, config.cluster.resources
     wanted = f"learner.ranks {config.learner.ranks}, rollout.workers {config.rollout.workers} × tensor_parallel_size {per_engine}"
-    if not gpus:
+    if not gpus and not given.learner.gpus and not given.rollout.gpus:
         if per_engine > 1:
             yield problem(
                 "gpu shares", f"there are no GPUs, and {wanted}", "set rollout.engine.tensor_parallel_size to 1"
             )
         return
     try:
-        shares = shares_of(config, gpus)
+        dealt = shares_of(config, gpus)
     except ConfigError as error:
         yield problem("gpu shares", str(error), "lower what is named, or take more GPUs")
         return
-    yield ok("gpu shares", f"of {gpus}: {shares.learner:.3g} for a rank, {shares.rollout:.3g} for an engine ({wanted})")
+    told = f"{dealt.learner:.3g} for a rank, {dealt.rollout:.3g} for an engine ({wanted})"
+    taken = config.learner.ranks * dealt.learner + config.rollout.workers * dealt.rollout + _of_rewards(config)
+    if taken > gpus + SLACK:
+        beside = f", {_of_rewards(config):g} for rewards" if _of_rewards(config) else ""
+        yield problem(
+            "gpu shares",
+            f"{told}{beside}: {taken:.3g} in all, and there are {gpus}",
+            "lower cluster.resources, learner.ranks or rollout.workers, or take more GPUs",
+        )
+        return
+    yield ok("gpu shares", f"of {gpus}: {told}")
 
 
 def shares_of(config: RunConfig, gpus: int) -> GpuShares:
     """What each role would get of so many GPUs. Raises ConfigError if there are too few."""
-    rewards = config.rewards
-    taken = rewards.workers * config.rollout.workers * rewards.resources.gpus if rewards.where == "ray" else 0.0
-    left = max(0, gpus - math.ceil(taken))
-    if gpus and not left:
-        raise ConfigError(f"of {gpus} GPUs the rewards alone want {taken:g} (rewards.resources.gpus)")
-    return deal(
-        left,
+    given = config.cluster.resources
+    return shares(
+        gpus,
         ranks=config.learner.ranks,
         workers=config.rollout.workers,
         per_engine=config.rollout.engine.tensor_parallel_size,
+        beside=_of_rewards(config),
+        given=(given.learner.gpus, given.rollout.gpus),
     )
+
+
+def _of_rewards(config: RunConfig) -> float:
+    rewards = config.rewards
+    return rewards.workers * config.rollout.workers * rewards.resources.gpus if rewards.where == "ray" else 0.0
 
 
 def _gpu(line: str) -> Gpu | None:

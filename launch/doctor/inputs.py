@@ -6,9 +6,9 @@ from pathlib import Path
 
 from ...broker.errors import ArealError
 from ..config import RunConfig
-from ..inputs import check_judge, check_rewards, rows_of
-from ..models import PACKAGE, resolve_model
-from ..size import in_hub_cache
+from ..driver.inputs import check_judge, check_rewards, rows_of
+from ..models.path import PACKAGE, resolve_model
+from ..models.size import in_hub_cache
 from .finding import Finding, ok, problem, warning
 
 DEADLINE_S = 120.0

@@ -17,8 +17,8 @@ from packaging.requirements import Requirement
 from ...broker.client import connect
 from ...broker.errors import ArealError
 from ...broker.server import EmbeddedRedis
+from ..cluster.joining import OBJECT_STORE_BYTES
 from ..config import RunConfig
-from ..joining import OBJECT_STORE_BYTES
 from ..units import gib
 from .finding import Finding, ok, problem, warning
 

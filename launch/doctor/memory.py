@@ -14,10 +14,10 @@ from pathlib import Path
 
 import psutil
 
+from ..cluster.gpus import GpuShares
+from ..cluster.transport import weights_bytes
 from ..config import RunConfig
-from ..gpus import GpuShares
-from ..size import ModelSize
-from ..transport import weights_bytes
+from ..models.size import ModelSize
 from ..units import GIB, gib
 from .finding import Finding, ok, problem, warning
 

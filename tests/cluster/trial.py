@@ -5,8 +5,8 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
-from areal.launch.records import Record
-from areal.launch.rundir import METRICS, SUMMARY, read_metrics, read_summary
+from areal.launch.records.rundir import METRICS, SUMMARY, read_metrics, read_summary
+from areal.launch.records.tally import Record
 
 from .mini import Driver, MiniCluster
 from .podman import CommandFailed

@@ -58,7 +58,7 @@ def test_an_engine_that_cannot_get_its_memory_says_so(start_run: StartRun) -> No
 
 
 def test_a_run_that_is_under_way_cannot_be_started_twice(start_run: StartRun, tmp_path: Path) -> None:
-    from areal.launch.rundir import RunDirectory
+    from areal.launch.records.rundir import RunDirectory
 
     with RunDirectory(tmp_path / "runs" / "e2e", config=""):
         run = start_run(QUICKSTART)

@@ -12,12 +12,12 @@ from typing import Any
 
 import pytest
 
-from areal.launch import supervisor
-from areal.launch.actor import Cargo, RoleActor
-from areal.launch.joining import RAY_ENVIRONMENT
-from areal.launch.loopback import LOCAL_ONLY
+from areal.launch.cluster import supervisor
+from areal.launch.cluster.actor import Cargo, RoleActor
+from areal.launch.cluster.joining import RAY_ENVIRONMENT
+from areal.launch.cluster.loopback import LOCAL_ONLY
+from areal.launch.cluster.supervisor import Supervisor
 from areal.launch.roles import RoleSpec
-from areal.launch.supervisor import Supervisor
 
 STORE = 80 * 2**20
 NOTICED_SOON = {"health_check_period_ms": 1000, "health_check_timeout_ms": 4000, "health_check_failure_threshold": 3}

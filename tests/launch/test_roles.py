@@ -7,10 +7,10 @@ import pytest
 
 from areal.broker.rollcall import Activity
 from areal.launch.config import RunConfig, load_run_config
-from areal.launch.progress import Progress
+from areal.launch.driver.progress import Progress
+from areal.launch.driver.run import Driver
+from areal.launch.records.rundir import RunDirectory
 from areal.launch.roles import RoleSpec, run_learner
-from areal.launch.run import Driver
-from areal.launch.rundir import RunDirectory
 
 QUICKSTART = Path(__file__).parents[2] / "configs" / "quickstart.yaml"
 REDIS = "redis://[::1]:6379/0"

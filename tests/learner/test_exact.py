@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from areal.launch.replay import Span, execute
-from areal.launch.rundir import read_metrics
+from areal.launch.records.replay import Span, execute
+from areal.launch.records.rundir import read_metrics
 from areal.learner.checkpoint import Checkpoint, CheckpointStore
 
 from .lessons import record_run

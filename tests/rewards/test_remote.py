@@ -12,6 +12,7 @@ import psutil
 import pytest
 
 from areal.broker.errors import ConfigError, RewardError
+from areal.launch.cluster.loopback import keep_ray_on_loopback
 from areal.rewards import remote
 from areal.rewards.config import RewardsConfig
 from areal.rewards.pool import RewardPool
@@ -26,6 +27,7 @@ WHERE = {"where": "ray", "start_timeout_s": 60.0}
 @pytest.fixture(scope="module", autouse=True)
 def cluster() -> Iterator[None]:
     """Two cores, and one thing that is called a judge."""
+    keep_ray_on_loopback()
     ray = pytest.importorskip("ray")
     options: dict[str, Any] = {"include_dashboard": False, "_node_ip_address": "127.0.0.1", "log_to_driver": False}
     ray.init(address="local", num_cpus=2, resources={"judge": 1}, object_store_memory=80 * 2**20, **options)

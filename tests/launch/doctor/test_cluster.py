@@ -3,11 +3,11 @@ from dataclasses import replace
 import pytest
 
 from areal.broker.errors import ArealError
+from areal.launch.cluster.nodes import Node
 from areal.launch.doctor import cluster
 from areal.launch.doctor.cluster import MUST_AGREE, look_at_cluster, look_at_nodes
 from areal.launch.doctor.finding import Check, Finding, carry_out
 from areal.launch.doctor.machine import version_of
-from areal.launch.nodes import Node
 
 from .conftest import Configure
 

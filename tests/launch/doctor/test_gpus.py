@@ -59,6 +59,11 @@ def test_gpus_that_torch_cannot_use_are_a_problem(monkeypatch: pytest.MonkeyPatc
         (2, ("learner.ranks=2",), ["problem"]),
         (2, ("rewards.where=ray", "rewards.resources.gpus=2"), ["problem"]),
         (3, ("rewards.where=ray", "rewards.resources.gpus=0.5"), ["ok"]),
+        (0, ("cluster.resources.learner.gpus=1",), ["problem"]),
+        (2, ("cluster.resources.learner.gpus=1", "cluster.resources.rollout.gpus=1"), ["ok"]),
+        (1, ("cluster.resources.learner.gpus=1", "cluster.resources.rollout.gpus=1"), ["problem"]),
+        (1, ("cluster.resources.learner.gpus=0.5", "cluster.resources.rollout.gpus=0.5"), ["ok"]),
+        (2, ("cluster.resources.learner.gpus=0.5", "learner.ranks=2"), ["problem"]),
     ],
 )
 def test_gpus_are_enough_or_not(gpus: int, overrides: tuple[str, ...], levels: list[str], configure: Configure) -> None:

@@ -2,11 +2,11 @@ from pathlib import Path
 
 import pytest
 
+from areal.launch.cluster.gpus import GpuShares
 from areal.launch.doctor import memory
 from areal.launch.doctor.finding import Finding
 from areal.launch.doctor.memory import kv_bytes, look_at_lengths, look_at_memory, machine_bytes, need_of
-from areal.launch.gpus import GpuShares
-from areal.launch.size import ModelSize
+from areal.launch.models.size import ModelSize
 from areal.launch.units import GIB
 
 from .conftest import Configure

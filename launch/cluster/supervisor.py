@@ -1,0 +1,383 @@
+"""Places the roles with Ray, starts again those that die, and gives up on a run whose roles keep dying."""
+
+import contextlib
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from ...broker.bulletin import DRAIN, LEAVE
+from ...broker.errors import ArealError, ConfigError, ModelError, NodeLost, ProcessDied, TooManyDeadLetters
+from ...broker.rollcall import Heard
+from ..cluster_config import ClusterConfig
+from ..roles import LEARNER, ROLLOUT, RoleSpec
+from .actor import Cargo, RoleActor
+from .company import Company, Placed
+from .distant_logs import DistantLogs
+from .fit import told
+from .gpus import GpuShares, shares
+from .joining import join
+from .placement import Placement
+from .room import lacking
+from .shipping import Shipment
+
+BACKOFF_S = 1.0
+MAX_PER_CORE = 4
+"""Workers of a run for each core, where only one machine is there for it."""
+
+HURRY_S = 15.0
+"""How long a worker that is to leave at once may take, from when it is told so."""
+
+BUSY_S = 15.0
+"""How long a role waits for its place before somebody is told."""
+
+STEADY_S = 120.0
+"""Roles that have lived for so long before one died start with a clean count, if they have got something done."""
+
+LOST_S = 60.0
+"""How long Ray may take to find out what has become of an actor that it does not reach; of a node's death, about 15 s."""
+UNAVAILABLE, NODE_DIED = "ActorUnavailableError", "its node has died"
+"""How it says that it does not know, and what it then finds."""
+
+FATAL = (ConfigError, ModelError, TooManyDeadLetters)
+"""Errors that another try cannot mend."""
+
+
+@dataclass(frozen=True, slots=True)
+class Beside:
+    """What actors of the roles' own take of the cluster."""
+
+    cpus: float = 0.0
+    gpus: float = 0.0
+    custom: Mapping[str, float] = field(default_factory=dict)
+
+    def times(self, count: int) -> "Beside":
+        """So often the same."""
+        return Beside(self.cpus * count, self.gpus * count, {name: count * each for name, each in self.custom.items()})
+
+
+NOTHING = Beside()
+
+
+class Supervisor:
+    """Owns the actors of a run. What a person should be told is gathered for `drain_events`."""
+
+    def __init__(
+        self,
+        config: ClusterConfig,
+        companies: Sequence[Sequence[RoleSpec]],
+        *,
+        gpus_per_engine: int,
+        beside: Beside = NOTHING,
+        shipment: Shipment | None = None,
+        heard: Callable[[], Sequence[Heard]],
+    ) -> None:
+        """
+        companies: the roles, those together that live and die together; the first of these leads the others.
+        beside: what the roles will have Ray place besides, for which there has to be room.
+        shipment: the files that the nodes of a cluster need of this machine.
+        heard: the roll-call, which tells who has done some work.
+        """
+        self._config = config
+        self._companies = [Company([Placed(spec) for spec in specs]) for specs in companies]
+        self._gpus_per_engine = gpus_per_engine
+        self._beside = beside
+        self._shipment = shipment
+        self._heard = heard
+        self._events: list[tuple[str, str]] = []
+        self._ray: Any = None
+        self.given_up = ""
+        """Which of the workers that were added was given up last, and why."""
+
+    def start(self) -> None:
+        """Start or join Ray and place every role. Raises ConfigError if the cluster can never hold them."""
+        with self._shipment.staged() if self._shipment else contextlib.nullcontext() as folder:
+            self._ray = join(
+                self._config,
+                cpus=self._beside.cpus,
+                custom=self._beside.custom,
+                runtime_env={"py_modules": [str(folder)]} if folder else None,
+            )
+        if self._shipment is not None:
+            self._events.append(("info", self._shipment.told))
+        self._logs = DistantLogs(self._ray)
+        self._placement = Placement(self._ray, self._config, self._shares())
+        beside = {"CPU": self._beside.cpus, "GPU": self._beside.gpus, **self._beside.custom}
+        self._placement.check(self._companies, beside)
+        for company in self._companies:
+            self._place(company)
+
+    def tick(self) -> None:
+        """Look after the roles once. Raises ArealError when one cannot be kept alive, or Ray is gone."""
+        try:
+            for company in list(self._companies):
+                self._tick(company)
+            self._logs.fetch(self._placed)
+        except ConnectionError as error:
+            raise ArealError(
+                f"the connection to Ray (cluster.address {self._config.address}) is lost: {error}"
+            ) from error
+
+    def _tick(self, company: Company) -> None:
+        if company.leaving_at is not None:
+            self._see_off(company)
+        elif company.restart_at is None and company.added:
+            self._keep_if_possible(company)
+        elif company.restart_at is None:
+            self._look_after(company)
+        elif time.monotonic() >= company.restart_at:
+            self._place(company)
+
+    def is_done(self, name: str) -> bool:
+        """Whether the role has ended by itself and well."""
+        return any(placed.done for placed in self._placed if placed.spec.name == name)
+
+    def all_done(self) -> bool:
+        return all(company.done for company in self._companies)
+
+    def drain_events(self) -> list[tuple[str, str]]:
+        """(level, text) of what has happened since the last call."""
+        events, self._events = self._events, []
+        return events
+
+    def stop(self) -> None:
+        """Kill what still runs, and end the Ray that was started here."""
+        if self._ray is None:
+            return
+        with contextlib.suppress(ConnectionError):  # to a cluster that is gone: its roles end with that
+            for company in self._companies:
+                self._kill(company)
+        with contextlib.suppress(ConnectionError):
+            self._ray.shutdown()
+        self._ray = None
+
+    # Workers that come and go
+
+    def workers(self) -> list[str]:
+        """The rollout workers that work, or soon will, and are to stay; the oldest first."""
+        return [each.leader.spec.name for each in self._of(ROLLOUT) if each.leaving_at is None and not each.leader.done]
+
+    def leaving(self) -> dict[str, str]:
+        """Those that are to leave, and what they are to be told: after cluster.drain_s to hand back what they hold."""
+        late = time.monotonic() - self._config.drain_s
+        told = [(each.leader.spec.name, each.leaving_at) for each in self._of(ROLLOUT) if each.leaving_at is not None]
+        return {name: DRAIN if at < late else LEAVE for name, at in told}
+
+    def add(self, spec: RoleSpec) -> None:
+        """Place one more worker. If it cannot be kept alive or placed, it is given up, and the run goes on."""
+        company = Company([Placed(spec)], added=True)
+        self._companies.append(company)
+        self._place(company)
+
+    def let_go(self, name: str) -> None:
+        """From now on a worker is among those that are leaving, until it has ended; it is not started again."""
+        for company in self._of(ROLLOUT):
+            if company.leader.spec.name == name and company.leaving_at is None:
+                company.leaving_at = time.monotonic()
+
+    def room(self, count: int, each: Beside) -> str:
+        """What so many more workers, and what `each` has Ray place besides, would lack; empty if there is room."""
+        needs = self._placement.needs[ROLLOUT].resources
+        beside = {"CPU": each.cpus, "GPU": each.gpus, **each.custom}
+        most = MAX_PER_CORE * (os.cpu_count() or 1)
+        return lacking(
+            {name: count * (needs.get(name, 0) + beside.get(name, 0)) for name in {**needs, **beside}},
+            self._ray.available_resources(),
+            workers=len(self.workers()) + count,
+            most=most if self._config.address is None else None,
+        )
+
+    def _of(self, role: str) -> list[Company]:
+        return [company for company in self._companies if company.leader.spec.role == role]
+
+    def _see_off(self, company: Company) -> None:
+        """Look after a worker that is to leave, until it is gone, however it ended."""
+        assert company.leaving_at is not None
+        for placed in company.running():
+            if self._ray.wait([placed.result], timeout=0)[0]:
+                self._end(placed)
+            elif self._is_waiting(placed) or time.monotonic() > company.leaving_at + self._config.drain_s + HURRY_S:
+                self._kill(company)
+        if not company.running():
+            self._forget(company)
+            self._events.append(("info", f"{company.leader.spec.name} has left"))
+
+    def _is_waiting(self, placed: Placed) -> bool:
+        """Whether Ray has not found a place for it yet."""
+        return placed.ready is not None and not self._ray.wait([placed.ready], timeout=0)[0]
+
+    def _keep_if_possible(self, company: Company) -> None:
+        try:
+            self._look_after(company)
+        except ArealError as error:
+            self._forget(company)
+            self.given_up = f"{company.leader.spec.name} is given up: {error}"
+            self._events.append(("error", f"{self.given_up}\n  the run goes on without it"))
+
+    def _forget(self, company: Company) -> None:
+        """Leave nothing of it on the cluster, nor here."""
+        self._kill(company)
+        self._companies.remove(company)
+
+    # Where roles go
+
+    @property
+    def _placed(self) -> list[Placed]:
+        return [placed for company in self._companies for placed in company.members]
+
+    @property
+    def _num_ranks(self) -> int:
+        return sum(placed.spec.role == LEARNER for placed in self._placed)
+
+    def _shares(self) -> GpuShares:
+        """The GPUs of a role of each kind. Raises ConfigError if there are too few."""
+        ranks, given = self._num_ranks, self._config.resources
+        workers = len(self._placed) - ranks
+        if self._config.autoscale is not None:
+            workers = max(workers, self._config.autoscale.max)
+        return shares(
+            int(self._ray.cluster_resources().get("GPU", 0)),
+            ranks=ranks,
+            workers=workers,
+            per_engine=self._gpus_per_engine,
+            beside=self._beside.gpus,
+            given=(given.learner.gpus, given.rollout.gpus),
+        )
+
+    def _place(self, company: Company) -> None:
+        """Ask for its places, and start its actors there; if the learner has to be placed first, the next tick tries again."""
+        company.placed_at, company.restart_at = time.monotonic(), None
+        company.told_busy = False
+        for placed in company.members:
+            placed.seat, placed.done, placed.error = None, False, None
+            placed.log_asked, placed.log_offset, placed.lost_at = None, 0, None
+        if not self._placement.ask(company, self._companies):
+            company.restart_at = company.placed_at
+            return
+        cargo = Cargo(self._shipment.moved, os.getcwd()) if self._shipment else None
+        for index, placed in enumerate(company.members):
+            actor_class = self._ray.remote(RoleActor).options(
+                max_restarts=0,
+                max_concurrency=2,  # its log is asked for while it runs
+                **self._placement.options(company, index),
+            )
+            placed.actor = actor_class.remote(placed.spec, cargo)
+            placed.ready = placed.actor.seat.remote()
+            placed.result = placed.actor.run.remote()
+
+    def _await_place(self, placed: Placed, company: Company) -> None:
+        """Take note of where a role has been placed. Raises ArealError for one that the cluster has had no room for."""
+        waited_s = time.monotonic() - company.placed_at
+        has_room = bool(self._ray.wait([company.room], timeout=0)[0])
+        if self._ray.wait([placed.ready], timeout=0)[0]:
+            ready, placed.ready = placed.ready, None
+            with contextlib.suppress(Exception):  # of an actor that has died, which its result tells
+                placed.seat = self._ray.get(ready)
+                self._tell_distance(placed)
+        elif waited_s > self._config.place_timeout_s:
+            failed = (
+                f"started no actor for {placed.spec.name}" if has_room else f"found no place for {placed.spec.name}"
+            )
+            limit = f"within {self._config.place_timeout_s:g} s (cluster.place_timeout_s)"
+            raise ArealError(f"Ray {failed} {limit}; {self._told_room(placed)}")
+        elif waited_s > BUSY_S and not has_room and not company.told_busy:
+            company.told_busy = True
+            self._events.append(("warning", f"{placed.spec.name} waits for a place: {self._told_room(placed)}"))
+
+    def _told_room(self, placed: Placed) -> str:
+        """What a role wants, and what there is."""
+        wanted = told(self._placement.needs[placed.spec.role].resources)
+        if self._config.affinity != "any":
+            wanted += f" (cluster.affinity is {self._config.affinity})"
+        return f"it wants {wanted}, and the cluster has {told(self._ray.available_resources())} left"
+
+    def _tell_distance(self, placed: Placed) -> None:
+        """Say it of a role from whose node the run directory is not seen."""
+        if placed.seat is None or placed.seat.shares_directory:
+            return
+        learner = placed.spec.role == LEARNER
+        its = "checkpoints are written to a disk there alone" if learner else "log is fetched from there"
+        where = f"{placed.seat.host}, where {placed.spec.directory} is not this run's directory"
+        self._events.append(("warning", f"{placed.spec.name} runs on {where}: its {its}"))
+
+    # How they end
+
+    def _look_after(self, company: Company) -> None:
+        for placed in company.running():
+            if placed.ready is not None:
+                self._await_place(placed, company)
+            if self._ray.wait([placed.result], timeout=0)[0]:
+                self._end(placed)
+        if company.done:
+            self._placement.give_back(company)
+        culprit = None if company.leader.done else company.culprit(time.monotonic())
+        if culprit is not None and culprit.error is not None:
+            self._plan_restart(company, culprit.spec, culprit.error)
+
+    def _end(self, placed: Placed) -> None:
+        """Note how a role ended, or that Ray does not know it yet."""
+        error: Exception | None
+        try:
+            self._ray.get(placed.result)
+            error = None if placed.lost_at is None else ProcessDied("Ray lost touch with it for a while")
+        except Exception as raised:
+            error = self._cause(placed, raised)
+        now = time.monotonic()
+        if error is not None and type(error).__name__ == UNAVAILABLE and now < (placed.lost_at or now) + LOST_S:
+            placed.lost_at, placed.result = placed.lost_at or now, placed.actor.seat.remote()
+            return
+        placed.done, placed.error, placed.failed_at = error is None, error, now
+        self._logs.fetch_rest(placed)
+        placed.actor = placed.result = placed.ready = placed.lost_at = None
+
+    def _cause(self, placed: Placed, error: Exception) -> Exception:
+        """The error of a role, or of the node that it was on."""
+        cause: Exception | None = getattr(error, "cause", None)
+        if cause is not None:
+            return cause
+        gone = placed.seat is not None and not self._placement.is_alive(placed.seat.node)
+        if gone or NODE_DIED in str(error):
+            host = f" {placed.seat.host}" if placed.seat is not None else ""
+            return NodeLost(f"its node{host} is gone")
+        return error
+
+    def _plan_restart(self, company: Company, spec: RoleSpec, cause: Exception) -> None:
+        """End all of a company, whose member that is to blame ended on this, and have them placed again in a while."""
+        if isinstance(cause, FATAL):
+            raise cause
+        said = str(cause) if isinstance(cause, ArealError) else f"{type(cause).__name__}: {_first_line(cause)}"
+        several = len(company.members) > 1
+        if self._is_steady(company):
+            company.restarts = 0
+        if company.restarts >= self._config.max_restarts:
+            who = f"ranks of the {spec.role}" if several else spec.name
+            last = f"the last time {spec.name}, " if several else ""
+            raise ArealError(
+                f"{who} died {company.restarts + 1} times in a row: {last}{said}\n  its log: {spec.log}"
+            ) from cause
+        self._kill(company)
+        company.restarts += 1
+        delay_s = BACKOFF_S * 2 ** (company.restarts - 1)
+        company.restart_at = time.monotonic() + delay_s
+        what = "all its ranks" if several else "it"
+        self._events.append(("warning", f"{spec.name} died ({said}); starting {what} again in {delay_s:g} s"))
+
+    def _is_steady(self, company: Company) -> bool:
+        """Whether it has lived for a while, and its leader has done something since it was placed."""
+        lived_s = time.monotonic() - company.placed_at
+        return lived_s > STEADY_S and any(
+            heard.ago_s < lived_s and heard.member.active_at > heard.member.started_at
+            for heard in self._heard()
+            if heard.member.name == company.leader.spec.name
+        )
+
+    def _kill(self, company: Company) -> None:
+        for placed in company.running():
+            self._ray.kill(placed.actor)
+            placed.actor = placed.result = placed.ready = None
+        self._placement.give_back(company)
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [""])[0]

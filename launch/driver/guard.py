@@ -1,0 +1,73 @@
+"""Starts the driver of a run in the background, and another in its place when it is killed."""
+
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from ...broker.errors import ArealError
+from ..records.rundir import DRIVER_LOG
+from .hangup import leave_terminal
+from .logbook import say_killed
+
+BACKOFF_S = 1.0
+STEADY_S = 120.0
+"""A driver that has lived for so long before it was killed starts with a clean count."""
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+class Guard:
+    """Stays beside a driver until that ends by itself; what it is told by signals it passes on."""
+
+    def __init__(
+        self, driver: Sequence[str], environment: Mapping[str, str], directory: Path, *, max_restarts: int
+    ) -> None:
+        """
+        driver: the command.
+        directory: the run directory.
+        max_restarts: how often in a row the driver is started again.
+        """
+        self._driver = driver
+        self._environment = environment
+        self._directory = directory
+        self._max_restarts = max_restarts
+        self._process: subprocess.Popen[bytes] | None = None
+        self._told_to_end = False
+
+    def run(self) -> int:
+        """Until a driver ends by itself; returns its exit code. Raises ArealError where they are killed again and again."""
+        for number in SIGNALS:
+            signal.signal(number, self._pass_on)
+        killed = 0
+        while True:
+            began = time.monotonic()
+            self._process = subprocess.Popen(self._driver, stdin=subprocess.DEVNULL, env=self._environment)
+            leave_terminal(Path(os.devnull))  # which the driver holds now, until it has its log
+            exit_code = self._process.wait()
+            if exit_code >= 0:
+                return exit_code
+            killed = 1 if time.monotonic() - began > STEADY_S else killed + 1
+            name = signal.Signals(-exit_code).name
+            self._note(f"the driver was killed by {name}")
+            if killed <= self._max_restarts and not self._told_to_end:
+                time.sleep(BACKOFF_S * 2 ** (killed - 1))
+            if killed > self._max_restarts or self._told_to_end:
+                times = f" {killed} times in a row" if killed > 1 else ""
+                text = f"the driver was killed{times}, the last time by {name}; the same `areal run` resumes it"
+                say_killed(self._directory, text)
+                raise ArealError(text)
+
+    def _note(self, text: str) -> None:
+        """In the driver's log, where also goes what the next driver says before it has opened that."""
+        log = self._directory / "logs" / DRIVER_LOG
+        if log.parent.is_dir():
+            leave_terminal(log)
+            print(f"{time.strftime('%Y-%m-%d %H:%M:%S')}  {text}", flush=True)
+
+    def _pass_on(self, number: int, frame: object) -> None:
+        self._told_to_end = True
+        if self._process is not None and self._process.poll() is None:
+            self._process.send_signal(number)
