@@ -89,9 +89,14 @@ class Podman:
             raise Unable(f"a container of podman said {said!r} where 'started' was wanted")
 
 
+def is_installed() -> bool:
+    """Whether all is here that containers need on this machine."""
+    return all(shutil.which(command) for command in COMMANDS)
+
+
 def install() -> None:
     """Install podman and what else is needed by apt. Raises Unable."""
-    if all(shutil.which(command) for command in COMMANDS):
+    if is_installed():
         return
     if os.geteuid() != 0 or shutil.which("apt-get") is None:
         raise Unable(f"{', '.join(COMMANDS)} are not all installed, and only root can do so, by apt-get")

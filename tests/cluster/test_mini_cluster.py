@@ -7,17 +7,15 @@ import pytest
 from rich.console import Console
 
 from .__main__ import problems, prove
-from .podman import Unable
+from .podman import Unable, is_installed
 from .stages import Stages
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_nothing_is_lost_when_containers_die(tmp_path: Path) -> None:
-    if not os.environ.get("AREAL_CONTAINERS"):
-        pytest.skip(
-            "images are built and containers started only if AREAL_CONTAINERS=1 says so, or by make cluster-test"
-        )
+    if not os.environ.get("CI") and not is_installed():
+        pytest.skip("podman is not here, and only CI has it installed without being asked: see make cluster-test")
     stages = Stages()
     try:
         outcome = prove(tmp_path, stages)

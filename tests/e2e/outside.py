@@ -12,7 +12,7 @@ from areal.broker.rollcall import Member, RollCall
 
 from .conftest import MARK, Run
 
-WITHIN_S = 120.0
+WITHIN_S = 200.0
 
 
 class Outside:

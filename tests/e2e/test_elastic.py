@@ -53,11 +53,11 @@ def test_two_ranks_and_their_workers_survive_every_death_and_are_scaled(start_ru
     """Two ranks and two workers through Ray; each role killed in turn, and Redis; then three workers, and one."""
     overrides = ("learner.ranks=2", "rollout.workers=2", "learner.steps=100000", "checkpoint.every_steps=4")
     on_loss = "cluster.on_driver_loss=restart"  # which holds for a run that is detached
-    run = start_run(CONFIGS / "rlcm_digits_compress.yaml", *overrides, "evaluation.every_steps=0", on_loss)
+    run = start_run(CONFIGS / "quickstart.yaml", *overrides, "dataset.eval_size=0", "evaluation.every_steps=0", on_loss)
     run.await_step(2, WITHIN_S)
     assert "cluster.on_driver_loss is restart, which needs --detach" in run.text
     outside = Outside(run)
-    for victim in ("rollout-0", "learner-1", "rollout-1", "learner"):
+    for victim in ("rollout-0", "learner-1", "learner"):
         first = outside.everybody()[victim].pid
         os.kill(first, signal.SIGKILL)
         outside.until(lambda: replaced(outside, victim, first), f"another {victim}")  # noqa: B023
@@ -77,7 +77,7 @@ def test_two_ranks_and_their_workers_survive_every_death_and_are_scaled(start_ru
     assert run.wait(WITHIN_S) == 130, f"{run.text}\n{run.logs()}"
     summary = run.summary
     assert summary["groups_lost"] == summary["groups_trained_twice"] == summary["dead_letters"] == 0
-    assert summary["groups_trained"] == 10 * summary["steps"]
+    assert summary["groups_trained"] == 16 * summary["steps"]
     for told in ("rollout workers: 1 → 3 (areal scale)", "rollout workers: 3 → 1 (areal scale)", f"{newest} has left"):
         assert told in run.text
     run.await_silence(20)

@@ -9,7 +9,7 @@ from PIL import Image
 
 from ..denoising.tiny import latent_consistency_pipeline, save_consistency_lora, xl_pipeline
 from .conftest import CONFIGS, StartRun
-from .test_run import process_of
+from .outside import Outside
 from .together import run_together
 
 pytestmark = pytest.mark.slow
@@ -98,7 +98,7 @@ def test_models_of_prompts_are_trained_by_the_same_means(
 def test_a_run_of_images_survives_its_worker_and_shows_what_it_makes(start_run: StartRun) -> None:
     run = start_run(CONFIGS / "rlcm_digits_compress.yaml", "learner.steps=60", "rewards.workers=2")
     run.await_step(10, 120)
-    os.kill(process_of(run, "rollout-0"), signal.SIGKILL)
+    os.kill(Outside(run).everybody()["rollout-0"].pid, signal.SIGKILL)
     assert run.wait(200) == 0, f"{run.text}\n{run.logs()}"
     summary = run.summary
     assert summary["groups_trained"] == 600 and summary["restarts"] == 1

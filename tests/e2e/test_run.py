@@ -2,7 +2,6 @@
 
 import os
 import signal
-from pathlib import Path
 
 import pytest
 
@@ -43,19 +42,16 @@ def test_staleness_zero_is_the_synchronous_algorithm(start_run: StartRun) -> Non
     run.await_silence(20)
 
 
-def test_a_run_survives_every_death_and_goes_on_where_it_was(start_run: StartRun) -> None:
-    """One run through all of it: engine, worker, redis and learner killed; Ctrl-C and resumed; driver killed and resumed, at
-    last with two workers."""
+def test_a_run_survives_its_engine_and_its_driver_and_goes_on_where_it_was(start_run: StartRun) -> None:
+    """One run through all of it: engine killed; Ctrl-C and resumed; driver killed and resumed, at last with two workers."""
     frequent = ("checkpoint.every_steps=3", *SHORT)
     run = start_run(QUICKSTART, "learner.steps=1000", *frequent)
     run.await_step(4, timeout_s=200)
-    for victim in ("engine", "rollout-0", "redis", "learner"):
-        os.kill(process_of(run, victim), signal.SIGKILL)
-        run.await_step(newest_step(run) + 4, timeout_s=200)
+    os.kill(engine_of(run), signal.SIGKILL)
+    run.await_step(newest_step(run) + 4, timeout_s=200)
     os.killpg(run.process.pid, signal.SIGINT)  # as a terminal does
     assert run.wait(90) == 130, f"{run.text}\n{run.logs()}"
-    for said in ("the engine died", "rollout-0 died", "redis died", "learner died", "draining"):
-        assert said in run.text
+    assert "the engine died" in run.text and "draining" in run.text
     newest = max((run.directory / "checkpoints").glob("step-*"))
     assert newest.name == f"step-{run.summary['steps']:08d}"
     assert run.summary["groups_lost"] == run.summary["groups_trained_twice"] == 0
@@ -93,19 +89,6 @@ def newest_step(run: Run) -> int:
     return int(run.steps()[-1]["step"])
 
 
-def process_of(run: Run, name: str) -> int:
-    """The process of a role, or of the run's redis: the topmost that writes to its log; or vLLM's own."""
-    if name == "engine":
-        return next(process.pid for process in run.alive() if process.name().startswith("VLLM::Engine"))
-    log = run.directory / ("redis/redis.log" if name == "redis" else f"logs/{name}.log")
-    writers = {process.pid: process.ppid() for process in run.alive() if _writes(process.pid, log)}
-    topmost = [pid for pid, parent in writers.items() if parent not in writers]
-    assert len(topmost) == 1, writers
-    return topmost[0]
-
-
-def _writes(pid: int, log: Path) -> bool:
-    try:
-        return Path(os.readlink(f"/proc/{pid}/fd/1")) == log.resolve()
-    except OSError:
-        return False
+def engine_of(run: Run) -> int:
+    """vLLM's process."""
+    return next(process.pid for process in run.alive() if process.name().startswith("VLLM::Engine"))
