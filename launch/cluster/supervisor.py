@@ -1,6 +1,7 @@
 """Places the roles with Ray, starts again those that die, and gives up on a run whose roles keep dying."""
 
 import contextlib
+import math
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -87,6 +88,7 @@ class Supervisor:
         self._heard = heard
         self._events: list[tuple[str, str]] = []
         self._ray: Any = None
+        self._logs: DistantLogs | None = None
         self.given_up = ""
         """Which of the workers that were added was given up last, and why."""
 
@@ -113,7 +115,8 @@ class Supervisor:
         try:
             for company in list(self._companies):
                 self._tick(company)
-            self._logs.fetch(self._placed)
+            if self._logs is not None:
+                self._logs.fetch(self._placed)
         except ConnectionError as error:
             raise ArealError(
                 f"the connection to Ray (cluster.address {self._config.address}) is lost: {error}"
@@ -122,6 +125,8 @@ class Supervisor:
     def _tick(self, company: Company) -> None:
         if company.leaving_at is not None:
             self._see_off(company)
+        elif self.is_done("learner") and company.leader.spec.role == ROLLOUT:
+            self._wind_up(company)
         elif company.restart_at is None and company.added:
             self._keep_if_possible(company)
         elif company.restart_at is None:
@@ -177,7 +182,9 @@ class Supervisor:
                 company.leaving_at = time.monotonic()
 
     def room(self, count: int, each: Beside) -> str:
-        """What so many more workers, and what `each` has Ray place besides, would lack; empty if there is room."""
+        """What so many more workers, and what `each` has Ray place besides, would lack; empty if there is room, or will be."""
+        if self._config.grows:
+            return ""
         needs = self._placement.needs[ROLLOUT].resources
         beside = {"CPU": each.cpus, "GPU": each.gpus, **each.custom}
         most = MAX_PER_CORE * (os.cpu_count() or 1)
@@ -206,6 +213,21 @@ class Supervisor:
     def _is_waiting(self, placed: Placed) -> bool:
         """Whether Ray has not found a place for it yet."""
         return placed.ready is not None and not self._ray.wait([placed.ready], timeout=0)[0]
+
+    def _wind_up(self, company: Company) -> None:
+        """Look after a worker once all is learned: however it ends, it is not started again, and holds nobody up."""
+        worker = company.leader
+        company.restart_at = None
+        if worker.actor is not None and self._ray.wait([worker.result], timeout=0)[0]:
+            self._end(worker)
+        elif worker.actor is not None and self._is_waiting(worker):
+            self._kill(company)
+        if worker.actor is not None or worker.done:
+            return
+        if worker.error is not None:
+            self._events.append(("warning", f"{worker.spec.name} died at the end ({_told_error(worker.error)})"))
+        worker.done = True
+        self._placement.give_back(company)
 
     def _keep_if_possible(self, company: Company) -> None:
         try:
@@ -236,8 +258,11 @@ class Supervisor:
         workers = len(self._placed) - ranks
         if self._config.autoscale is not None:
             workers = max(workers, self._config.autoscale.max)
+        gpus = int(self._ray.cluster_resources().get("GPU", 0))
+        if self._config.grows and gpus:  # of those to come nobody has to share one
+            gpus = max(gpus, ranks + workers * self._gpus_per_engine + math.ceil(self._beside.gpus))
         return shares(
-            int(self._ray.cluster_resources().get("GPU", 0)),
+            gpus,
             ranks=ranks,
             workers=workers,
             per_engine=self._gpus_per_engine,
@@ -275,7 +300,7 @@ class Supervisor:
             with contextlib.suppress(Exception):  # of an actor that has died, which its result tells
                 placed.seat = self._ray.get(ready)
                 self._tell_distance(placed)
-        elif waited_s > self._config.place_timeout_s:
+        elif waited_s > self._config.place_timeout_s and not self._can_do_without(company):
             failed = (
                 f"started no actor for {placed.spec.name}" if has_room else f"found no place for {placed.spec.name}"
             )
@@ -284,6 +309,11 @@ class Supervisor:
         elif waited_s > BUSY_S and not has_room and not company.told_busy:
             company.told_busy = True
             self._events.append(("warning", f"{placed.spec.name} waits for a place: {self._told_room(placed)}"))
+
+    def _can_do_without(self, company: Company) -> bool:
+        """Whether it is a worker that has worked, on a node now lost perhaps, and others work: it waits until there is room."""
+        others = (each for each in self._of(ROLLOUT) if each is not company and _is_placed(each))
+        return company.leader.spec.role == ROLLOUT and company.restarts > 0 and any(others)
 
     def _told_room(self, placed: Placed) -> str:
         """What a role wants, and what there is."""
@@ -328,7 +358,7 @@ class Supervisor:
             placed.lost_at, placed.result = placed.lost_at or now, placed.actor.seat.remote()
             return
         placed.done, placed.error, placed.failed_at = error is None, error, now
-        self._logs.fetch_rest(placed)
+        self._fetch_rest(placed)
         placed.actor = placed.result = placed.ready = placed.lost_at = None
 
     def _cause(self, placed: Placed, error: Exception) -> Exception:
@@ -346,7 +376,7 @@ class Supervisor:
         """End all of a company, whose member that is to blame ended on this, and have them placed again in a while."""
         if isinstance(cause, FATAL):
             raise cause
-        said = str(cause) if isinstance(cause, ArealError) else f"{type(cause).__name__}: {_first_line(cause)}"
+        said = _told_error(cause)
         several = len(company.members) > 1
         if self._is_steady(company):
             company.restarts = 0
@@ -374,10 +404,23 @@ class Supervisor:
 
     def _kill(self, company: Company) -> None:
         for placed in company.running():
+            self._fetch_rest(placed)
             self._ray.kill(placed.actor)
             placed.actor = placed.result = placed.ready = None
-        self._placement.give_back(company)
+        if company.group is not None:
+            self._placement.give_back(company)
+
+    def _fetch_rest(self, placed: Placed) -> None:
+        if self._logs is not None:
+            self._logs.fetch_rest(placed)
 
 
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [""])[0]
+def _is_placed(company: Company) -> bool:
+    """Whether all of it run, on nodes that are known."""
+    return all(placed.actor is not None and placed.seat is not None for placed in company.members)
+
+
+def _told_error(error: Exception) -> str:
+    """In a line, but whole if it is one of our own."""
+    first = (str(error).strip().splitlines() or [""])[0]
+    return str(error) if isinstance(error, ArealError) else f"{type(error).__name__}: {first}"

@@ -121,9 +121,9 @@ class Logbook:
         self._write()
         self._tell()
 
-    def close(self, exit_code: int) -> None:
-        """The run has come to its end, or has drained as it was asked to."""
-        self.end(DONE if exit_code == 0 else STOPPED, exit_code)
+    def close(self, exit_code: int, error: str = "") -> None:
+        """The run has come to its end, or has stopped as it was asked to; `error` where it did not drain."""
+        self.end(DONE if exit_code == 0 else STOPPED, exit_code, error)
 
     def asked(self) -> str | None:
         """What is asked of this driver, one of ASKS. Raises BrokerError."""

@@ -3,24 +3,21 @@
 import logging
 import math
 import os
-import signal
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-from ...broker.address import with_credentials
 from ...broker.bulletin import DRAIN, RUN, Bulletin
 from ...broker.client import Client, connect
-from ...broker.errors import BrokerUnavailable
+from ...broker.errors import ArealError
 from ...broker.fleet import Fleet
 from ...broker.helm import DRAINING, STOP_NOW, Helm
 from ...broker.keys import TRAIN
 from ...broker.lane import Lane
 from ...broker.rollcall import RollCall
-from ...broker.server import EmbeddedRedis
 from ..cluster.loopback import keep_ray_on_loopback
 from ..cluster.shipping import shipment_of
 from ..cluster.supervisor import Beside, Supervisor
@@ -32,19 +29,22 @@ from ..records.rundir import DRIVER_LOG, METRICS, REDIS, RunDirectory, read_metr
 from ..records.tally import Tally
 from ..records.words import IMAGES, TEXTS
 from ..roles import RoleSpec
-from .hangup import HANGUP, deferring_hangup, leave_terminal
+from .hangup import deferring_hangup
 from .inputs import check_inputs
+from .interrupts import Interrupts
+from .keeper import RedisKeeper
 from .logbook import INTERRUPTED, Logbook
 from .progress import Progress
 from .watch import RollWatch
 
 logger = logging.getLogger(__name__)
 
-T = TypeVar("T")
-
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 BEGUN_BY = ("worker", "step", "eval")
 """Records that come only once the roles are at work."""
+
+RECALLED = ("step", "eval")
+RECALL_S = 900.0
+"""So long before the newest record others are looked for that no driver has heard."""
 
 SUMMARY_EVERY_S = 5.0
 READ_S = 0.25
@@ -99,13 +99,14 @@ class Driver:
         self.logbook = Logbook(rundir.path, run=config.run, draws=config.denoising is not None, guard=guard)
         self._unposted: list[dict[str, Any]] = []
         self._tally = Tally(time.time(), earlier=rundir.earlier, invocations=rundir.invocations)
-        self._server: EmbeddedRedis | None = None
+        self._redis = RedisKeeper(config.broker, rundir.path / REDIS, self._say)
+        self._patiently = self._redis.patiently
+        self._interrupts = Interrupts(rundir.logs / DRIVER_LOG)
         self._scaler: Scaler | None = None
-        self._interrupts = 0
-        self._hung_up = False
         self._finished = False
+        self._after = "0"
+        self._undrained = ""
         self._saved_at = time.monotonic()
-        self._signals: Sequence[signal.Signals] = ()
 
     def has_nothing_to_do(self) -> bool:
         """Whether an earlier invocation has taken all the steps wanted."""
@@ -120,19 +121,19 @@ class Driver:
 
     def run(self) -> int:
         """Start everything, follow it to its end, stop everything."""
-        with self._interruptible(), self._redis() as url:
+        with self._interrupts.heard(), self._redis.url() as url:
             client = self._patiently(partial(connect, url, timeout_s=ANSWER_S))
             with self.logbook.until_end(Helm(client, self._rundir.key)):
                 self._drive(url, client)
-                exit_code = INTERRUPTED if self._interrupts and not self._finished else 0
-                self.logbook.close(exit_code)
+                exit_code = INTERRUPTED if self._interrupts.count and not self._finished else 0
+                self.logbook.close(exit_code, self._undrained)
         return exit_code
 
     def _drive(self, url: str, client: Client) -> None:
         self._choose_transport(client, url)
         bulletin = Bulletin(client, self._rundir.key)
         self._patiently(partial(bulletin.keep_order, RUN))
-        after = self._patiently(bulletin.last)
+        self._recall(bulletin)
         roll = RollCall(client, self._rundir.key, silent_after_s=self._config.broker.lease_s)
         watch = RollWatch(roll)
         supervisor = Supervisor(
@@ -156,12 +157,15 @@ class Driver:
             self._say("starting Ray and the roles")
             with deferring_hangup():
                 supervisor.start()
-            self._catch_signals()  # Ray has taken SIGTERM for itself
-            self._follow(supervisor, bulletin, watch, after)
+            self._interrupts.hear()  # Ray has taken SIGTERM for itself
+            self._follow(supervisor, bulletin, watch)
             self._patiently(self._scaler.await_guests)
         finally:
-            supervisor.stop()
-            self._conclude()
+            try:
+                supervisor.stop()
+            finally:
+                self._say_the_end(bulletin)
+                self._conclude()
 
     def _tell_unguarded(self) -> None:
         if self._config.cluster.on_driver_loss == "restart" and self._guard is None:
@@ -169,73 +173,87 @@ class Driver:
                 "cluster.on_driver_loss is restart, which needs --detach: nobody starts another driver here", "warning"
             )
 
-    def _follow(self, supervisor: Supervisor, bulletin: Bulletin, watch: RollWatch, after: str) -> None:
+    def _recall(self, bulletin: Bulletin) -> None:
+        """Keep what the learner has told since an earlier driver was killed, which it may outlive by a while on a cluster."""
+        self._after = self._patiently(bulletin.last)
+        known = {_identity(record) for record in self._rundir.earlier}
+        for record in self._patiently(partial(bulletin.before, self._after, RECALL_S)):
+            if record["kind"] in RECALLED and _identity(record) not in known:
+                with self._taking(record):
+                    self._rundir.write(record)
+                    self._tally.recall(record)
+
+    def _say_the_end(self, bulletin: Bulletin) -> None:
+        """Whatever the run has ended on, workers from outside are to leave, and nothing that was told is lost."""
+        try:
+            bulletin.keep_order(DRAIN)
+            self._take_new(bulletin)
+        except (ArealError, KeyboardInterrupt) as error:
+            logger.warning("the last records of the run could not be read: %r", error)
+
+    def _follow(self, supervisor: Supervisor, bulletin: Bulletin, watch: RollWatch) -> None:
         order, drained_by = RUN, math.inf
         scaler = self._scaler
         assert scaler is not None
         while not supervisor.all_done():
-            after = self._take_new(bulletin, after)
+            self._take_new(bulletin)
             supervisor.tick()
             self._patiently(partial(scaler.tick, ending=order == DRAIN or supervisor.is_done("learner")))
             for level, text in [*supervisor.drain_events(), *scaler.drain_events(), *self._patiently(watch.changes)]:
                 self._say(text, level)
             self._heed()
-            if order == RUN and (self._interrupts or supervisor.is_done("learner")):
+            if order == RUN and (self._interrupts.count or supervisor.is_done("learner")):
                 order, drained_by = DRAIN, time.monotonic() + self._config.cluster.drain_s
                 self.logbook.enter(DRAINING)
-                if self._interrupts:
+                if self._interrupts.count:
                     self._say("draining: the learner writes a checkpoint; a second Ctrl-C stops at once", "warning")
             self._patiently(partial(bulletin.keep_order, order))
             if time.monotonic() > drained_by:
                 self._say(
                     f"not drained within {self._config.cluster.drain_s:g} s (cluster.drain_s); stopping", "warning"
                 )
+                self._note_undrained(supervisor)
                 break
             self._save_now_and_then()
-        self._take_new(bulletin, after)
+
+    def _note_undrained(self, supervisor: Supervisor) -> None:
+        if not supervisor.is_done("learner"):
+            self._undrained = (
+                f"the learner had not drained within {self._config.cluster.drain_s:g} s, and was killed: what it has learned "
+                "since its newest checkpoint is lost. Set cluster.drain_s to more than a step and a checkpoint take"
+            )
 
     def _heed(self) -> None:
         """Do what is asked of this driver from elsewhere (`areal stop`), or by the end of its terminal."""
         asked = self._patiently(self.logbook.asked)
         if asked == STOP_NOW:
             raise KeyboardInterrupt
-        if asked is not None and not self._interrupts:
+        if asked is not None and not self._interrupts.count:
             self._say("asked to stop")
-            self._interrupts = 1
-        if self._hung_up:
+            self._interrupts.ask()
+        if self._interrupts.hung_up:
             self._progress.be_plain()
 
-    def _take_new(self, bulletin: Bulletin, after: str) -> str:
-        """Post what this driver has said, and take in the records since `after`; returns where to go on from."""
+    def _take_new(self, bulletin: Bulletin) -> None:
+        """Post what this driver has said, and take in the records that have come."""
         while self._unposted:
             said = self._unposted[0] | {"invocation": self.logbook.invocation}
             self._patiently(partial(bulletin.report, said))
             del self._unposted[0]
-        records, after = self._patiently(lambda: bulletin.read(after, timeout_s=READ_S))
+        records, self._after = self._patiently(lambda: bulletin.read(self._after, timeout_s=READ_S))
         for record in records:
             if record.get("invocation") == self.logbook.invocation:
                 continue  # its own words
-            try:
+            with self._taking(record):
                 self._take(record)
-            except (KeyError, TypeError, ValueError, OverflowError) as error:  # who knows who wrote it
-                logger.warning("a record of kind %r is not as it should be (%r)", record["kind"], error)
-        return after
 
-    def _patiently(self, call: Callable[[], T]) -> T:
-        """What a call to Redis returns; a Redis of the run's own that has died is started again, any other waited for.
-
-        Raises BrokerUnavailable when it stays away for broker.timeout_s, after which the roles give up too.
-        """
-        deadline = time.monotonic() + self._config.broker.timeout_s
-        while True:
-            if self._server is not None and not self._server.alive:
-                self._say("redis died; starting it again on its append-only file", "warning")
-                self._server.start()
-            try:
-                return call()
-            except BrokerUnavailable:
-                if time.monotonic() > deadline:
-                    raise
+    @contextmanager
+    def _taking(self, record: dict[str, Any]) -> Iterator[None]:
+        """Passes over a record that is not as it should be: who knows who wrote it."""
+        try:
+            yield
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
+            logger.warning("a record of kind %r is not as it should be (%r)", record["kind"], error)
 
     def _take(self, record: dict[str, Any]) -> None:
         self._rundir.write(record)
@@ -308,44 +326,10 @@ class Driver:
         each = Beside(wanted.cpus, wanted.gpus, wanted.custom)
         return each.times(rewards.workers if rewards.where == "ray" else 0)
 
-    @contextmanager
-    def _redis(self) -> Iterator[str]:
-        """The broker's URL, of a server that lives as long as this run unless one was named."""
-        if self._config.broker.url is not None:
-            yield with_credentials(self._config.broker.url)  # for roles on nodes whose environment has none
-            return
-        self._server = EmbeddedRedis(self._rundir.path / REDIS, start_timeout_s=self._config.broker.timeout_s)
-        self._say("starting redis")
-        try:
-            yield self._server.start()
-        finally:
-            self._server.stop()
 
-    @contextmanager
-    def _interruptible(self) -> Iterator[None]:
-        """The first Ctrl-C (or SIGTERM) drains the run, the second stops it at once; the loss of its terminal drains it."""
-        before = {number: signal.getsignal(number) for number in SIGNALS}
-        self._signals = [number for number in SIGNALS if number != HANGUP or before[number] is not signal.SIG_IGN]
-        self._catch_signals()
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
-
-    def _catch_signals(self) -> None:
-        for number in self._signals:
-            signal.signal(number, self._on_signal)
-
-    def _on_signal(self, number: int, frame: object) -> None:
-        """Does little, as it may run in the middle of anything; `_follow` does the rest."""
-        if number == HANGUP:  # which may come twice, from the shell and from the kernel
-            self._hung_up, self._interrupts = True, max(self._interrupts, 1)
-            leave_terminal(self._rundir.logs / DRIVER_LOG)
-            return
-        self._interrupts += 1
-        if self._interrupts > 1:
-            raise KeyboardInterrupt
+def _identity(record: dict[str, Any]) -> tuple[Any, ...]:
+    """What no other record has the same."""
+    return record["kind"], record.get("step"), record["time"]
 
 
 def _event(text: str, level: str) -> dict[str, Any]:

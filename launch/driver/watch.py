@@ -5,6 +5,8 @@ import time
 from ...broker.rollcall import Heard, RollCall
 
 LOOK_EVERY_S = 1.0
+ROUNDED_S = 0.005
+"""How far off the age of a word may be: the server has it in ms."""
 
 
 class RollWatch:
@@ -22,7 +24,7 @@ class RollWatch:
             return []
         self._looked_at = time.monotonic()
         heard = self._roll.heard()
-        since_s = time.monotonic() - self._began  # who was silent before is of an earlier driver
+        since_s = time.monotonic() - self._began + ROUNDED_S  # who was silent before is of an earlier driver
         silent = {each.member.name for each in heard if each.silent and each.ago_s < since_s}
         told = [("warning", _silent(each)) for each in heard if each.member.name in silent - self._silent]
         told += [("info", f"{name} is heard again") for name in sorted(self._silent - silent) if _is_there(name, heard)]

@@ -123,6 +123,10 @@ class Tally:
             self._generated_first = self._generated_first or self._generated
             self._generated_last = self._generated
 
+    def recall(self, record: Record) -> None:
+        """Take a step or eval record of an earlier invocation, beside those in metrics.jsonl."""
+        self._file(record)
+
     def _file(self, record: Record) -> None:
         if record["kind"] == "final":
             self._final = record

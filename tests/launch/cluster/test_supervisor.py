@@ -44,7 +44,9 @@ def test_with_too_few_gpus_nothing_is_placed(monkeypatch: pytest.MonkeyPatch) ->
     cluster = Cluster(monkeypatch, ranks=8, workers=1, ray=FakeRay(gpus=8))
     with pytest.raises(ConfigError, match="the cluster has 8 GPUs, and this run wants 9"):
         cluster.start()
-    assert cluster.ray.lives == {}
+    assert cluster.ray.lives == {} and cluster.ray.joined
+    cluster.supervisor.stop()
+    assert not cluster.ray.joined
 
 
 def test_what_roles_place_besides_has_room(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -237,7 +239,15 @@ def test_the_log_of_a_role_that_shares_no_disk_is_fetched(monkeypatch: pytest.Mo
     monkeypatch.setattr(worker.log_since, "remote", lambda offset: Answer(next(parts)))
     cluster.ends("rollout-0", KILLED)
     cluster.tick()
-    assert log.read_bytes().endswith(b"the error\n") and not (tmp_path / "logs" / "learner.log").exists()
+    cluster.tick(after_s=2)
+    again = cluster.life("rollout-0")
+    again.seat.end = Seat("n0", "10.0.0.1", shares_directory=False)
+    cluster.tick(after_s=2)
+    parts = iter([b"its last words\n", b""])
+    monkeypatch.setattr(again.log_since, "remote", lambda offset: Answer(next(parts)))
+    cluster.supervisor.stop()
+    assert b"the error\n" in log.read_bytes() and log.read_bytes().endswith(b"its last words\n")
+    assert not (tmp_path / "logs" / "learner.log").exists()
 
 
 def test_a_log_that_cannot_be_written_is_told_once_and_ends_nothing(

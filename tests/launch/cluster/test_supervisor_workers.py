@@ -6,7 +6,8 @@ import pytest
 
 from areal.broker.bulletin import DRAIN, LEAVE
 from areal.broker.errors import ArealError, ConfigError, ProcessDied
-from areal.launch.cluster.supervisor import HURRY_S, MAX_PER_CORE, NOTHING, Beside
+from areal.launch.cluster.actor import Seat
+from areal.launch.cluster.supervisor import HURRY_S, MAX_PER_CORE, NOTHING, STEADY_S, Beside
 from areal.launch.fleet.autoscale import AutoscaleConfig
 
 from ..fake_ray import Cluster, FakeRay, spec
@@ -144,3 +145,58 @@ def test_gpus_are_shared_out_for_as_many_as_there_may_be(monkeypatch: pytest.Mon
     autoscale = AutoscaleConfig(min=1, max=4)
     cluster = Cluster(monkeypatch, ranks=1, workers=1, ray=FakeRay(gpus=3), autoscale=autoscale).start()
     assert cluster.life("rollout-0").gpus == 0.5
+
+
+def test_once_all_is_learned_no_worker_is_started_again_whatever_it_ends_on(cluster: Cluster) -> None:
+    cluster.ends("learner", True)
+    cluster.ends("learner-1", True)
+    cluster.tick()
+    for _ in range(5):
+        cluster.ends("rollout-0", KILLED)
+        cluster.tick(after_s=STEADY_S)
+    assert cluster.placements()["rollout-0"] == 1
+    assert cluster.told == [f"rollout-0 died at the end ({KILLED})"] and cluster.supervisor.all_done()
+
+
+def test_once_all_is_learned_no_worker_is_waited_for_that_has_no_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    cluster = Cluster(monkeypatch, ranks=1, workers=2).start()
+    cluster.life("rollout-1").seat.end = False
+    cluster.ends("rollout-0", KILLED)
+    cluster.tick()
+    cluster.ends("learner", True)
+    cluster.tick()  # rollout-0 was about to start again, rollout-1 has no place yet
+    cluster.tick()
+    assert cluster.supervisor.all_done() and cluster.life("rollout-1").killed and cluster.ray.groups == []
+
+
+def test_a_worker_whose_node_is_lost_is_waited_for_while_others_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    cluster = Cluster(monkeypatch, ranks=1, workers=2, place_timeout_s=30).start()
+    cluster.tick()
+    cluster.ends("rollout-1", KILLED)
+    cluster.tick()
+    cluster.tick(after_s=2)
+    waiting = cluster.life("rollout-1")
+    waiting.seat.end = waiting.group.room.end = False
+    for _ in range(5):
+        cluster.tick(after_s=60)
+    assert [text for text in cluster.told if "rollout-1 waits for a place" in text] == cluster.told[1:]
+    waiting.seat.end = Seat("n0", "10.0.0.1", shares_directory=True)
+    cluster.tick()
+    assert cluster.placements()["rollout-1"] == 2
+
+
+def test_the_only_worker_is_not_waited_for_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    cluster = Cluster(monkeypatch, ranks=1, workers=1, place_timeout_s=30).start()
+    cluster.tick()
+    cluster.ends("rollout-0", KILLED)
+    cluster.tick()
+    cluster.tick(after_s=2)
+    cluster.life("rollout-0").seat.end = False
+    with pytest.raises(ArealError, match="place_timeout_s"):
+        cluster.tick(after_s=60)
+
+
+def test_a_cluster_that_grows_has_room_and_gpus_for_all_to_come(monkeypatch: pytest.MonkeyPatch) -> None:
+    cluster = Cluster(monkeypatch, ranks=2, workers=4, ray=FakeRay(gpus=1, cpus=2.0), grows=True).start()
+    assert {name: lives[0].gpus for name, lives in cluster.ray.lives.items()} == dict.fromkeys(cluster.ray.lives, 1)
+    assert cluster.supervisor.room(100, Beside()) == ""

@@ -104,7 +104,7 @@ class Aside:
 
     earlier: ClassVar[list[Any]] = []
     invocations: ClassVar[list[Any]] = []
-    path, key = Path("/nowhere"), "key"
+    path, logs, key = Path("/nowhere"), Path("/nowhere/logs"), "key"
 
     def __init__(self) -> None:
         self.told: list[str] = []

@@ -19,7 +19,7 @@ from areal.broker.rollcall import Member, RollCall
 from areal.broker.server import EmbeddedRedis
 from areal.launch.config import RunConfig, load_run_config
 from areal.launch.control import locate
-from areal.launch.driver.run import SIGNALS
+from areal.launch.driver.interrupts import SIGNALS
 from areal.launch.fleet import join
 from areal.launch.fleet.offer import write_offer
 
