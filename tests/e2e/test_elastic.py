@@ -3,6 +3,7 @@
 import os
 import re
 import signal
+from pathlib import Path
 
 import pytest
 
@@ -10,6 +11,15 @@ from .conftest import CONFIGS, StartRun
 from .outside import WITHIN_S, Outside
 
 pytestmark = pytest.mark.slow
+
+
+SLOW = """
+import time
+
+def slow(image):
+    time.sleep(0.02)
+    return -1.0
+"""
 
 
 def test_a_run_goes_on_while_workers_come_from_outside_and_go(start_run: StartRun) -> None:
@@ -87,3 +97,24 @@ def replaced(outside: Outside, name: str, pid: int) -> bool:
     """Whether another process answers by that name."""
     member = outside.everybody().get(name)
     return member is not None and member.pid != pid
+
+
+def test_workers_follow_the_balance(start_run: StartRun, tmp_path: Path) -> None:
+    """A reward that takes its time has the learner wait, and the run takes another worker by itself, and no third."""
+    (tmp_path / "slow.py").write_text(SLOW)
+    rewards = "rewards.functions=[{name: ./slow.py:slow}]"
+    balance = "cluster.autoscale={min: 1, max: 2, every_s: 3}"
+    endless = ("learner.steps=100000", "evaluation.every_steps=0")
+    run = start_run(CONFIGS / "rlcm_digits_compress.yaml", rewards, balance, *endless)
+    run.await_step(2, WITHIN_S)
+    outside = Outside(run)
+    outside.until(lambda: outside.groups_of("rollout-1") > 0, "a group of a second worker")
+    refused = outside.start("scale", run.directory.name, "rollout=1")
+    said, _ = refused.communicate(timeout=WITHIN_S)
+    assert refused.returncode == 1 and "cluster.autoscale is on" in said
+    run.await_step(run.steps()[-1]["step"] + 3, WITHIN_S)
+    os.killpg(run.process.pid, signal.SIGINT)
+    assert run.wait(WITHIN_S) == 130, f"{run.text}\n{run.logs()}"
+    assert run.text.count("(cluster.autoscale)") == run.text.count("rollout workers: 1 → 2 (cluster.autoscale)") == 1
+    assert run.summary["groups_lost"] == run.summary["groups_trained_twice"] == run.summary["dead_letters"] == 0
+    run.await_silence(20)
