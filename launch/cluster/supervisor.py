@@ -9,14 +9,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ...broker.bulletin import DRAIN, LEAVE
-from ...broker.errors import ArealError, ConfigError, ModelError, NodeLost, ProcessDied, TooManyDeadLetters
+from ...broker.errors import ArealError, ConfigError, ModelError, TooManyDeadLetters
 from ...broker.rollcall import Heard
 from ..cluster_config import ClusterConfig
 from ..roles import LEARNER, ROLLOUT, RoleSpec
-from .actor import Cargo, RoleActor
+from .actors import Actors
 from .company import Company, Placed
-from .distant_logs import DistantLogs
-from .fit import told
 from .gpus import GpuShares, shares
 from .joining import join
 from .placement import Placement
@@ -30,16 +28,8 @@ MAX_PER_CORE = 4
 HURRY_S = 15.0
 """How long a worker that is to leave at once may take, from when it is told so."""
 
-BUSY_S = 15.0
-"""How long a role waits for its place before somebody is told."""
-
 STEADY_S = 120.0
 """Roles that have lived for so long before one died start with a clean count, if they have got something done."""
-
-LOST_S = 60.0
-"""How long Ray may take to find out what has become of an actor that it does not reach; of a node's death, about 15 s."""
-UNAVAILABLE, NODE_DIED = "ActorUnavailableError", "its node has died"
-"""How it says that it does not know, and what it then finds."""
 
 FATAL = (ConfigError, ModelError, TooManyDeadLetters)
 """Errors that another try cannot mend."""
@@ -88,7 +78,7 @@ class Supervisor:
         self._heard = heard
         self._events: list[tuple[str, str]] = []
         self._ray: Any = None
-        self._logs: DistantLogs | None = None
+        self._actors: Actors | None = None
         self.given_up = ""
         """Which of the workers that were added was given up last, and why."""
 
@@ -103,36 +93,36 @@ class Supervisor:
             )
         if self._shipment is not None:
             self._events.append(("info", self._shipment.told))
-        self._logs = DistantLogs(self._ray)
         self._placement = Placement(self._ray, self._config, self._shares())
         beside = {"CPU": self._beside.cpus, "GPU": self._beside.gpus, **self._beside.custom}
         self._placement.check(self._companies, beside)
+        self._actors = Actors(self._ray, self._config, self._placement, self._shipment, self._warn)
         for company in self._companies:
-            self._place(company)
+            self._actors.place(company, self._companies)
 
     def tick(self) -> None:
         """Look after the roles once. Raises ArealError when one cannot be kept alive, or Ray is gone."""
+        assert self._actors is not None
         try:
             for company in list(self._companies):
-                self._tick(company)
-            if self._logs is not None:
-                self._logs.fetch(self._placed)
+                self._tick(company, self._actors)
+            self._actors.fetch_logs(self._companies)
         except ConnectionError as error:
             raise ArealError(
                 f"the connection to Ray (cluster.address {self._config.address}) is lost: {error}"
             ) from error
 
-    def _tick(self, company: Company) -> None:
+    def _tick(self, company: Company, actors: Actors) -> None:
         if company.leaving_at is not None:
-            self._see_off(company)
+            self._see_off(company, actors)
         elif self.is_done("learner") and company.leader.spec.role == ROLLOUT:
-            self._wind_up(company)
+            self._wind_up(company, actors)
         elif company.restart_at is None and company.added:
-            self._keep_if_possible(company)
+            self._keep_if_possible(company, actors)
         elif company.restart_at is None:
-            self._look_after(company)
+            self._look_after(company, actors)
         elif time.monotonic() >= company.restart_at:
-            self._place(company)
+            actors.place(company, self._companies)
 
     def is_done(self, name: str) -> bool:
         """Whether the role has ended by itself and well."""
@@ -146,13 +136,17 @@ class Supervisor:
         events, self._events = self._events, []
         return events
 
+    def _warn(self, text: str) -> None:
+        self._events.append(("warning", text))
+
     def stop(self) -> None:
         """Kill what still runs, and end the Ray that was started here."""
         if self._ray is None:
             return
         with contextlib.suppress(ConnectionError):  # to a cluster that is gone: its roles end with that
             for company in self._companies:
-                self._kill(company)
+                if self._actors is not None:
+                    self._actors.kill(company)
         with contextlib.suppress(ConnectionError):
             self._ray.shutdown()
         self._ray = None
@@ -171,9 +165,10 @@ class Supervisor:
 
     def add(self, spec: RoleSpec) -> None:
         """Place one more worker. If it cannot be kept alive or placed, it is given up, and the run goes on."""
+        assert self._actors is not None
         company = Company([Placed(spec)], added=True)
         self._companies.append(company)
-        self._place(company)
+        self._actors.place(company, self._companies)
 
     def let_go(self, name: str) -> None:
         """From now on a worker is among those that are leaving, until it has ended; it is not started again."""
@@ -198,51 +193,44 @@ class Supervisor:
     def _of(self, role: str) -> list[Company]:
         return [company for company in self._companies if company.leader.spec.role == role]
 
-    def _see_off(self, company: Company) -> None:
+    def _see_off(self, company: Company, actors: Actors) -> None:
         """Look after a worker that is to leave, until it is gone, however it ended."""
         assert company.leaving_at is not None
-        for placed in company.running():
-            if self._ray.wait([placed.result], timeout=0)[0]:
-                self._end(placed)
-            elif self._is_waiting(placed) or time.monotonic() > company.leaving_at + self._config.drain_s + HURRY_S:
-                self._kill(company)
+        actors.look(company, at_leisure=True)
+        late = time.monotonic() > company.leaving_at + self._config.drain_s + HURRY_S
+        if late or actors.is_waiting(company.leader):
+            actors.kill(company)
         if not company.running():
-            self._forget(company)
+            self._forget(company, actors)
             self._events.append(("info", f"{company.leader.spec.name} has left"))
 
-    def _is_waiting(self, placed: Placed) -> bool:
-        """Whether Ray has not found a place for it yet."""
-        return placed.ready is not None and not self._ray.wait([placed.ready], timeout=0)[0]
-
-    def _wind_up(self, company: Company) -> None:
+    def _wind_up(self, company: Company, actors: Actors) -> None:
         """Look after a worker once all is learned: however it ends, it is not started again, and holds nobody up."""
-        worker = company.leader
-        company.restart_at = None
-        if worker.actor is not None and self._ray.wait([worker.result], timeout=0)[0]:
-            self._end(worker)
-        elif worker.actor is not None and self._is_waiting(worker):
-            self._kill(company)
-        if worker.actor is not None or worker.done:
+        worker, company.restart_at = company.leader, None
+        actors.look(company, at_leisure=True)
+        if actors.is_waiting(worker):
+            actors.kill(company)
+        if worker.done or company.running():
             return
         if worker.error is not None:
-            self._events.append(("warning", f"{worker.spec.name} died at the end ({_told_error(worker.error)})"))
+            self._warn(f"{worker.spec.name} died at the end ({_told(worker.error)})")
         worker.done = True
-        self._placement.give_back(company)
+        actors.give_back(company)
 
-    def _keep_if_possible(self, company: Company) -> None:
+    def _keep_if_possible(self, company: Company, actors: Actors) -> None:
         try:
-            self._look_after(company)
+            self._look_after(company, actors)
         except ArealError as error:
-            self._forget(company)
+            self._forget(company, actors)
             self.given_up = f"{company.leader.spec.name} is given up: {error}"
             self._events.append(("error", f"{self.given_up}\n  the run goes on without it"))
 
-    def _forget(self, company: Company) -> None:
+    def _forget(self, company: Company, actors: Actors) -> None:
         """Leave nothing of it on the cluster, nor here."""
-        self._kill(company)
+        actors.kill(company)
         self._companies.remove(company)
 
-    # Where roles go
+    # What they take
 
     @property
     def _placed(self) -> list[Placed]:
@@ -270,113 +258,24 @@ class Supervisor:
             given=(given.learner.gpus, given.rollout.gpus),
         )
 
-    def _place(self, company: Company) -> None:
-        """Ask for its places, and start its actors there; if the learner has to be placed first, the next tick tries again."""
-        company.placed_at, company.restart_at = time.monotonic(), None
-        company.told_busy = False
-        for placed in company.members:
-            placed.seat, placed.done, placed.error = None, False, None
-            placed.log_asked, placed.log_offset, placed.lost_at = None, 0, None
-        if not self._placement.ask(company, self._companies):
-            company.restart_at = company.placed_at
-            return
-        cargo = Cargo(self._shipment.moved, os.getcwd()) if self._shipment else None
-        for index, placed in enumerate(company.members):
-            actor_class = self._ray.remote(RoleActor).options(
-                max_restarts=0,
-                max_concurrency=2,  # its log is asked for while it runs
-                **self._placement.options(company, index),
-            )
-            placed.actor = actor_class.remote(placed.spec, cargo)
-            placed.ready = placed.actor.seat.remote()
-            placed.result = placed.actor.run.remote()
-
-    def _await_place(self, placed: Placed, company: Company) -> None:
-        """Take note of where a role has been placed. Raises ArealError for one that the cluster has had no room for."""
-        waited_s = time.monotonic() - company.placed_at
-        has_room = bool(self._ray.wait([company.room], timeout=0)[0])
-        if self._ray.wait([placed.ready], timeout=0)[0]:
-            ready, placed.ready = placed.ready, None
-            with contextlib.suppress(Exception):  # of an actor that has died, which its result tells
-                placed.seat = self._ray.get(ready)
-                self._tell_distance(placed)
-        elif waited_s > self._config.place_timeout_s and not self._can_do_without(company):
-            failed = (
-                f"started no actor for {placed.spec.name}" if has_room else f"found no place for {placed.spec.name}"
-            )
-            limit = f"within {self._config.place_timeout_s:g} s (cluster.place_timeout_s)"
-            raise ArealError(f"Ray {failed} {limit}; {self._told_room(placed)}")
-        elif waited_s > BUSY_S and not has_room and not company.told_busy:
-            company.told_busy = True
-            self._events.append(("warning", f"{placed.spec.name} waits for a place: {self._told_room(placed)}"))
-
     def _can_do_without(self, company: Company) -> bool:
         """Whether it is a worker that has worked, on a node now lost perhaps, and others work: it waits until there is room."""
         others = (each for each in self._of(ROLLOUT) if each is not company and _is_placed(each))
         return company.leader.spec.role == ROLLOUT and company.restarts > 0 and any(others)
 
-    def _told_room(self, placed: Placed) -> str:
-        """What a role wants, and what there is."""
-        wanted = told(self._placement.needs[placed.spec.role].resources)
-        if self._config.affinity != "any":
-            wanted += f" (cluster.affinity is {self._config.affinity})"
-        return f"it wants {wanted}, and the cluster has {told(self._ray.available_resources())} left"
-
-    def _tell_distance(self, placed: Placed) -> None:
-        """Say it of a role from whose node the run directory is not seen."""
-        if placed.seat is None or placed.seat.shares_directory:
-            return
-        learner = placed.spec.role == LEARNER
-        its = "checkpoints are written to a disk there alone" if learner else "log is fetched from there"
-        where = f"{placed.seat.host}, where {placed.spec.directory} is not this run's directory"
-        self._events.append(("warning", f"{placed.spec.name} runs on {where}: its {its}"))
-
     # How they end
 
-    def _look_after(self, company: Company) -> None:
-        for placed in company.running():
-            if placed.ready is not None:
-                self._await_place(placed, company)
-            if self._ray.wait([placed.result], timeout=0)[0]:
-                self._end(placed)
-        if company.done:
-            self._placement.give_back(company)
+    def _look_after(self, company: Company, actors: Actors) -> None:
+        actors.look(company, at_leisure=self._can_do_without(company))
         culprit = None if company.leader.done else company.culprit(time.monotonic())
         if culprit is not None and culprit.error is not None:
-            self._plan_restart(company, culprit.spec, culprit.error)
+            self._plan_restart(company, culprit.spec, culprit.error, actors)
 
-    def _end(self, placed: Placed) -> None:
-        """Note how a role ended, or that Ray does not know it yet."""
-        error: Exception | None
-        try:
-            self._ray.get(placed.result)
-            error = None if placed.lost_at is None else ProcessDied("Ray lost touch with it for a while")
-        except Exception as raised:
-            error = self._cause(placed, raised)
-        now = time.monotonic()
-        if error is not None and type(error).__name__ == UNAVAILABLE and now < (placed.lost_at or now) + LOST_S:
-            placed.lost_at, placed.result = placed.lost_at or now, placed.actor.seat.remote()
-            return
-        placed.done, placed.error, placed.failed_at = error is None, error, now
-        self._fetch_rest(placed)
-        placed.actor = placed.result = placed.ready = placed.lost_at = None
-
-    def _cause(self, placed: Placed, error: Exception) -> Exception:
-        """The error of a role, or of the node that it was on."""
-        cause: Exception | None = getattr(error, "cause", None)
-        if cause is not None:
-            return cause
-        gone = placed.seat is not None and not self._placement.is_alive(placed.seat.node)
-        if gone or NODE_DIED in str(error):
-            host = f" {placed.seat.host}" if placed.seat is not None else ""
-            return NodeLost(f"its node{host} is gone")
-        return error
-
-    def _plan_restart(self, company: Company, spec: RoleSpec, cause: Exception) -> None:
+    def _plan_restart(self, company: Company, spec: RoleSpec, cause: Exception, actors: Actors) -> None:
         """End all of a company, whose member that is to blame ended on this, and have them placed again in a while."""
         if isinstance(cause, FATAL):
             raise cause
-        said = _told_error(cause)
+        said = _told(cause)
         several = len(company.members) > 1
         if self._is_steady(company):
             company.restarts = 0
@@ -386,12 +285,12 @@ class Supervisor:
             raise ArealError(
                 f"{who} died {company.restarts + 1} times in a row: {last}{said}\n  its log: {spec.log}"
             ) from cause
-        self._kill(company)
+        actors.kill(company)
         company.restarts += 1
         delay_s = BACKOFF_S * 2 ** (company.restarts - 1)
         company.restart_at = time.monotonic() + delay_s
         what = "all its ranks" if several else "it"
-        self._events.append(("warning", f"{spec.name} died ({said}); starting {what} again in {delay_s:g} s"))
+        self._warn(f"{spec.name} died ({said}); starting {what} again in {delay_s:g} s")
 
     def _is_steady(self, company: Company) -> bool:
         """Whether it has lived for a while, and its leader has done something since it was placed."""
@@ -402,25 +301,13 @@ class Supervisor:
             if heard.member.name == company.leader.spec.name
         )
 
-    def _kill(self, company: Company) -> None:
-        for placed in company.running():
-            self._fetch_rest(placed)
-            self._ray.kill(placed.actor)
-            placed.actor = placed.result = placed.ready = None
-        if company.group is not None:
-            self._placement.give_back(company)
-
-    def _fetch_rest(self, placed: Placed) -> None:
-        if self._logs is not None:
-            self._logs.fetch_rest(placed)
-
 
 def _is_placed(company: Company) -> bool:
     """Whether all of it run, on nodes that are known."""
     return all(placed.actor is not None and placed.seat is not None for placed in company.members)
 
 
-def _told_error(error: Exception) -> str:
+def _told(error: Exception) -> str:
     """In a line, but whole if it is one of our own."""
     first = (str(error).strip().splitlines() or [""])[0]
     return str(error) if isinstance(error, ArealError) else f"{type(error).__name__}: {first}"

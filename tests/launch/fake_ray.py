@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from areal.broker.rollcall import Heard, Member
-from areal.launch.cluster import distant_logs, supervisor
+from areal.launch.cluster import actors, distant_logs, supervisor
 from areal.launch.cluster.actor import Seat
 from areal.launch.cluster.fit import SLOT
 from areal.launch.cluster.shipping import Shipment
@@ -202,7 +202,7 @@ class Cluster:
         monkeypatch.setitem(sys.modules, "ray", self.ray)  # type: ignore[arg-type]
         clock = ModuleType("time")
         clock.monotonic = lambda: self.now  # type: ignore[attr-defined]
-        for module in (supervisor, distant_logs):
+        for module in (actors, supervisor, distant_logs):
             monkeypatch.setattr(module, "time", clock)
 
     def start(self) -> "Cluster":
