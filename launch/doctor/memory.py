@@ -10,10 +10,8 @@ Legend: P parameters of the model, T those that are trained, b bytes of one in m
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
-import psutil
-
+from ..cluster.cgroups import machine_bytes
 from ..cluster.gpus import GpuShares
 from ..cluster.transport import weights_bytes
 from ..config import RunConfig
@@ -27,7 +25,6 @@ RAY_PROCESSES = 0.8 * GIB
 """What these take with a model of next to nothing: their code, and that of torch, vLLM and Ray."""
 
 LOGITS_AT_ONCE = 2**25
-CGROUP_LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,20 +110,6 @@ def _activations(config: RunConfig, size: ModelSize) -> int:
     kept = layers * hidden + layer if config.model.gradient_checkpointing else layers * layer
     logits = 4 * min(tokens * told.get("vocab_size", 0), LOGITS_AT_ONCE)
     return int(tokens * kept * _width(config) + 3 * logits)
-
-
-def machine_bytes() -> tuple[int, int]:
-    """What memory this machine has, and what is free of it, within the limit of a container."""
-    seen = psutil.virtual_memory()
-    total, available = int(seen.total), int(seen.available)
-    for file in CGROUP_LIMITS:
-        try:
-            limit = int(file.read_text())
-        except (OSError, ValueError):  # "max", or no such file
-            continue
-        if limit < total:
-            total, available = limit, min(available, limit)
-    return total, available
 
 
 def look_at_memory(config: RunConfig, size: ModelSize | None, gpu_bytes: int, shares: GpuShares) -> Iterator[Finding]:

@@ -1,11 +1,9 @@
-from pathlib import Path
-
 import pytest
 
 from areal.launch.cluster.gpus import GpuShares
 from areal.launch.doctor import memory
 from areal.launch.doctor.finding import Finding
-from areal.launch.doctor.memory import kv_bytes, look_at_lengths, look_at_memory, machine_bytes, need_of
+from areal.launch.doctor.memory import kv_bytes, look_at_lengths, look_at_memory, need_of
 from areal.launch.models.size import ModelSize
 from areal.launch.units import GIB
 
@@ -115,17 +113,6 @@ def test_a_gpus_memory_is_enough_or_not(
     on_gpu = [finding for finding in found if finding.check == "gpu memory"]
     assert level in [finding.level for finding in on_gpu]
     assert any(says in finding.seen + finding.remedy for finding in on_gpu)
-
-
-def test_the_limit_of_a_container_counts(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    limit = tmp_path / "memory.max"
-    monkeypatch.setattr(memory, "CGROUP_LIMITS", (tmp_path / "none", limit))
-    total, available = machine_bytes()
-    assert 0 < available <= total
-    limit.write_text("max\n")
-    assert machine_bytes()[0] == total
-    limit.write_text(f"{2**27}\n")
-    assert machine_bytes() == (2**27, 2**27)
 
 
 def test_a_model_that_sees_images_is_as_large_as_its_language_model(configure: Configure) -> None:
