@@ -10,14 +10,16 @@ from pathlib import Path
 
 from ...broker.address import with_credentials
 from ...broker.errors import ArealError, ConfigError
+from ..cluster.nvidia import Gpu, find_gpus
 from ..cluster.transport import bytes_in_redis
 from ..config import RunConfig
 from ..models.path import resolve_model
 from ..models.size import ModelSize, size_of
 from ..screen import Screen, plural, to_json
 from . import cluster, inputs, machine, redis
-from .finding import Check, Finding, carry_out
-from .gpus import Gpu, find_gpus, look_at_gpus, look_at_shares, shares_of
+from .cuda import DEADLINE_S
+from .finding import LOCAL_S, Check, Finding, carry_out
+from .gpus import look_at_gpus, look_at_shares, shares_of
 from .memory import look_at_lengths, look_at_memory, need_of
 
 MARKS = {"ok": ("ok       ", "green"), "warning": ("warning  ", "yellow"), "problem": ("problem  ", "bold red")}
@@ -50,7 +52,7 @@ def rooms(config: RunConfig | None, folder: Path) -> Iterator[list[Check]]:
         Check("python", machine.look_at_python),
         Check("engine", partial(machine.look_at_engine, config)),
         Check("cores", partial(machine.look_at_cores, config)),
-        Check("gpus", partial(look_at_gpus, gpus)),
+        Check("gpus", partial(look_at_gpus, gpus), DEADLINE_S + LOCAL_S),
         Check("shared memory", machine.look_at_shared_memory),
         Check("files", machine.look_at_limits),
         Check("sockets", machine.look_at_sockets),
@@ -60,7 +62,7 @@ def rooms(config: RunConfig | None, folder: Path) -> Iterator[list[Check]]:
         yield [disk, Check("redis", machine.look_at_own_redis)]
         return
     size = _size_of(config, folder)
-    yield _of_configuration(config, folder, size, gpus)
+    yield _of_configuration(config, folder, size, gpus.found)
     yield _elsewhere(config, size)
 
 
