@@ -1,4 +1,4 @@
-"""What each node of a Ray cluster sees: the run's directory, Redis, its packages.
+"""What each node of a Ray cluster has and sees: resources, packages, the run's directory, Redis.
 
 `survey` asks by a process of its own, `python -m areal.launch.cluster.nodes FILE`, which is ended at its deadline: Ray may wait for
 long for a cluster that is not there, and can be joined by a process only once.
@@ -18,6 +18,7 @@ from typing import Any
 
 from ...broker.errors import ArealError
 from ...broker.lifetime import begin_child
+from .fit import Node
 from .process import own_environment
 
 SURVEY_S = 60.0
@@ -33,18 +34,19 @@ MAX_ERROR = 1000
 
 
 @dataclass(frozen=True, slots=True)
-class Node:
+class SurveyedNode:
     """A node that is alive, as Ray knows it and as it answered; `error` says why it did not.
 
-    packages: versions by name, without those that it lacks.
-    sees:     whether it reads what was written into the run's directory here, and may write there too.
-    redis:    why it cannot use Redis; empty if it can.
-    skew_s:   by how much the clock of Redis is ahead of its own, in seconds.
+    resources: all that it has, by Ray's names.
+    packages:  versions by name, without those that it lacks.
+    sees:      whether it reads what was written into the run's directory here, and may write there too.
+    redis:     why it cannot use Redis; empty if it can.
+    skew_s:    by how much the clock of Redis is ahead of its own, in seconds.
     """
 
     host: str
-    cpus: float = 0.0
-    gpus: float = 0.0
+    id: str = ""
+    resources: Mapping[str, float] = field(default_factory=dict)
     error: str = ""
     name: str = ""
     python: str = ""
@@ -53,8 +55,18 @@ class Node:
     redis: str = ""
     skew_s: float = 0.0
 
+    @property
+    def called(self) -> str:
+        """Its name and its address."""
+        return f"{self.name} ({self.host})" if self.name else self.host
 
-def survey(address: str, directory: Path, url: str | None, *, timeout_s: float = SURVEY_S) -> list[Node]:
+    @property
+    def place(self) -> Node:
+        """It as roles are fitted on it."""
+        return Node(self.id, self.host, self.resources)
+
+
+def survey(address: str, directory: Path, url: str | None, *, timeout_s: float = SURVEY_S) -> list[SurveyedNode]:
     """The nodes of the cluster at `address`, each asked about a run's directory and about Redis.
 
     Raises ArealError if Ray cannot be reached, and OSError if the directory cannot be written to.
@@ -80,14 +92,14 @@ def survey(address: str, directory: Path, url: str | None, *, timeout_s: float =
         return _read(answer, address)
 
 
-def _read(answer: Path, address: str) -> list[Node]:
+def _read(answer: Path, address: str) -> list[SurveyedNode]:
     try:
         told = json.loads(answer.read_text())
     except (OSError, ValueError):
         told = {"error": "the process that asked it died without a word"}
     if "error" in told:
         raise ArealError(f"Ray at {address} cannot be used: {told['error']}; {REMEDY}")
-    return [Node(**node) for node in told["nodes"]]
+    return [SurveyedNode(**node) for node in told["nodes"]]
 
 
 @contextmanager
@@ -148,8 +160,7 @@ def _ask_all(question: dict[str, Any]) -> list[dict[str, Any]]:
 
 def _node(ray: Any, node: dict[str, Any], ref: Any) -> dict[str, Any]:
     """What Ray knows of a node, and what it answered."""
-    resources = node.get("Resources", {})
-    known = {"host": node["NodeManagerAddress"], "cpus": resources.get("CPU", 0.0), "gpus": resources.get("GPU", 0.0)}
+    known = {"id": node["NodeID"], "host": node["NodeManagerAddress"], "resources": node.get("Resources", {})}
     if ref is None:
         return known | {"error": f"it did not answer within {ANSWER_S:g} s"}
     try:

@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 
 from ...broker.errors import ConfigError
-from ..cluster.fit import SLACK
+from ..cluster.fit import GPU, SLACK
 from ..cluster.gpus import GpuShares, shares
 from ..cluster.nvidia import Gpu, Gpus
 from ..config import RunConfig
@@ -76,16 +76,17 @@ def look_at_shares(config: RunConfig, gpus: int) -> Iterator[Finding]:
         yield problem("gpu shares", str(error), "lower what is named, or take more GPUs")
         return
     told = f"{dealt.learner:.3g} for a rank, {dealt.rollout:.3g} for an engine ({wanted})"
-    taken = config.learner.ranks * dealt.learner + config.rollout.workers * dealt.rollout + _of_rewards(config)
-    if taken > gpus + SLACK:
-        beside = f", {_of_rewards(config):g} for rewards" if _of_rewards(config) else ""
+    rewards = beside_of(config).get(GPU, 0.0)
+    taken = config.learner.ranks * dealt.learner + config.rollout.workers * dealt.rollout + rewards
+    if taken <= gpus + SLACK:
+        yield ok("gpu shares", f"of {gpus}: {told}")
+    elif config.cluster.address is None:  # else whether roles fit on its nodes is told, whatever they want
+        beside = f", {rewards:g} for rewards" if rewards else ""
         yield problem(
             "gpu shares",
             f"{told}{beside}: {taken:.3g} in all, and there are {gpus}",
             "lower cluster.resources, learner.ranks or rollout.workers, or take more GPUs",
         )
-        return
-    yield ok("gpu shares", f"of {gpus}: {told}")
 
 
 def shares_of(config: RunConfig, gpus: int) -> GpuShares:
@@ -94,13 +95,22 @@ def shares_of(config: RunConfig, gpus: int) -> GpuShares:
     return shares(
         gpus,
         ranks=config.learner.ranks,
-        workers=config.rollout.workers,
+        workers=_most_workers(config),
         per_engine=config.rollout.engine.tensor_parallel_size,
-        beside=_of_rewards(config),
+        beside=beside_of(config).get(GPU, 0.0),
         given=(given.learner.gpus, given.rollout.gpus),
     )
 
 
-def _of_rewards(config: RunConfig) -> float:
-    rewards = config.rewards
-    return rewards.workers * config.rollout.workers * rewards.resources.gpus if rewards.where == "ray" else 0.0
+def beside_of(config: RunConfig) -> dict[str, float]:
+    """What the workers' rewards take of a cluster, by Ray's names, where Ray places them."""
+    rewards, each = config.rewards, config.rewards.resources
+    if rewards.where != "ray":
+        return {}
+    count = rewards.workers * _most_workers(config)
+    return {name: count * amount for name, amount in {"CPU": each.cpus, GPU: each.gpus, **each.custom}.items()}
+
+
+def _most_workers(config: RunConfig) -> int:
+    autoscale = config.cluster.autoscale
+    return max(config.rollout.workers, autoscale.max if autoscale else 0)

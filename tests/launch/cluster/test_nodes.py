@@ -9,6 +9,7 @@ import pytest
 
 from areal.broker.client import Client
 from areal.broker.errors import ArealError
+from areal.launch.cluster.fit import Node
 from areal.launch.cluster.loopback import LOCAL_ONLY
 from areal.launch.cluster.nodes import PACKAGES, _marker, look, survey
 
@@ -75,7 +76,8 @@ def test_nodes_of_a_real_cluster_answer_who_has_its_token(
     ray_address: str, redis_url: str, client: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (node,) = survey(ray_address, tmp_path / "runs" / "mine", redis_url)
-    assert (node.host, node.cpus, node.error, node.redis) == ("127.0.0.1", 2.0, "", "")
+    assert (node.host, node.resources["CPU"], node.error, node.redis) == ("127.0.0.1", 2.0, "", "")
+    assert node.place == Node(node.id, "127.0.0.1", node.resources)
     assert node.sees and abs(node.skew_s) < 1 and node.name == os.uname().nodename
     assert "areal-rl" in node.packages
     monkeypatch.delenv("RAY_AUTH_TOKEN")

@@ -6,10 +6,11 @@ from pathlib import Path
 import psutil
 import pytest
 
-from areal.launch.doctor import redis
+from areal.launch.doctor import cluster, redis
 
 from ..conftest import Areal
 from ..test_config import CONFIGS, MINIMAL
+from .conftest import HEAD
 
 QUICKSTART = str(CONFIGS / "quickstart.yaml")
 
@@ -60,6 +61,17 @@ def test_problems_are_exit_code_1_each_with_its_remedy(
     assert "did not answer PING" in found["redis"]["seen"] and "hidden" not in out
     code, out, _ = areal("doctor", "mine.yaml")
     assert code == 1 and "\n1 problem, " in out and "Traceback" not in out
+
+
+def test_a_cluster_that_a_run_would_be_refused_on_is_exit_code_1(
+    areal: Areal, redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cluster, "survey", lambda *arguments, **options: [HEAD])
+    on_it = ("doctor", QUICKSTART, "cluster.address=auto", f"broker.url={redis_url}", "--json")
+    for wish, level in (((), "ok"), (("cluster.resources.learner.custom={slow: 1}",), "problem")):
+        code, out, _ = areal(*on_it, *wish)
+        found = {check["check"]: check for check in map(json.loads, out.splitlines())}
+        assert found["placement"]["level"] == level and code == int(level == "problem")
 
 
 @pytest.mark.parametrize("arguments", [["nowhere.yaml"], [QUICKSTART, "learner.stpes=3"], ["--fast"]])
