@@ -1,16 +1,17 @@
-"""What each node of a Ray cluster has and sees: resources, packages, the run's directory, Redis.
+"""What each node of a Ray cluster has and sees: memory, packages, the run's directory, Redis.
 
 `survey` asks by a process of its own, `python -m areal.launch.cluster.nodes FILE`, which is ended at its deadline: Ray may wait for
 long for a cluster that is not there, and can be joined by a process only once.
 """
 
+import contextlib
 import json
 import os
 import subprocess
 import sys
 import tempfile
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -39,6 +40,8 @@ class SurveyedNode:
 
     resources: all that it has, by Ray's names.
     packages:  versions by name, without those that it lacks.
+    memory, memory_free: bytes, within its cgroups; 0 if that is not known.
+    gpu_mib:   the memory of each of its GPUs; gpu_error says why nvidia-smi, which it has, tells of none.
     sees:      whether it reads what was written into the run's directory here, and may write there too.
     redis:     why it cannot use Redis; empty if it can.
     skew_s:    by how much the clock of Redis is ahead of its own, in seconds.
@@ -51,6 +54,10 @@ class SurveyedNode:
     name: str = ""
     python: str = ""
     packages: Mapping[str, str] = field(default_factory=dict)
+    memory: int = 0
+    memory_free: int = 0
+    gpu_mib: Sequence[int] = ()
+    gpu_error: str = ""
     sees: bool = False
     redis: str = ""
     skew_s: float = 0.0
@@ -171,7 +178,7 @@ def _node(ray: Any, node: dict[str, Any], ref: Any) -> dict[str, Any]:
 
 
 def look(marker: str, url: str | None, packages: tuple[str, ...], redis_s: float = 5.0) -> dict[str, Any]:
-    """What a node sees. Ray sends the code itself, so that a node answers that has no areal; it imports all it needs."""
+    """What a node has and sees. Ray sends the code itself, so that a node answers that has no areal; it imports all it needs."""
     import platform
     import socket
     import time
@@ -190,6 +197,13 @@ def look(marker: str, url: str | None, packages: tuple[str, ...], redis_s: float
         "redis": "",
         "skew_s": 0.0,
     }
+    with contextlib.suppress(ImportError):  # where areal is missing, or another, which its packages tell
+        from areal.launch.cluster.cgroups import machine_bytes
+        from areal.launch.cluster.nvidia import find_gpus
+
+        told["memory"], told["memory_free"] = machine_bytes()
+        gpus = find_gpus(hidden=True)
+        told["gpu_mib"], told["gpu_error"] = [gpu.memory_mib for gpu in gpus.found], gpus.error
     told["packages"] = {package: found for package in packages if (found := version_of(package)) is not None}
     file = Path(marker)
     try:

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from itertools import chain
 from pathlib import Path
 from statistics import median
 
@@ -12,16 +13,20 @@ from ..cluster.gpus import GpuShares
 from ..cluster.misfit import no_meeting, told_wanted, why_not
 from ..cluster.nodes import SurveyedNode, survey
 from ..config import RunConfig
+from ..models.size import ModelSize
 from .finding import Finding, ok, problem, warning
 from .gpus import beside_of, look_at_shares, shares_of
 from .machine import PROJECT, version_of
+from .memory import look_at_kv_cache, need_of
+from .nodes_memory import look_at_their_gpus, look_at_their_memory
+from .seats import Seats, seats_on
 
 SKEW_S = 1.0
 MUST_AGREE = (PROJECT, "torch", "ray")
 DEADLINE_S = 75.0
 
 
-def look_at_cluster(config: RunConfig, url: str) -> Iterator[Finding]:
+def look_at_cluster(config: RunConfig, url: str, size: ModelSize | None) -> Iterator[Finding]:
     """Reach it, and ask every node. Raises ArealError if it cannot be reached."""
     assert config.cluster.address is not None
     try:
@@ -30,17 +35,18 @@ def look_at_cluster(config: RunConfig, url: str) -> Iterator[Finding]:
         seen = f"{config.path.parent} cannot be written to: {error}"
         yield problem("shared directory", seen, "say directory=… where all nodes may write")
         return
-    yield from look_at_nodes(config, nodes)
+    yield from look_at_nodes(config, nodes, size)
 
 
-def look_at_nodes(config: RunConfig, nodes: Sequence[SurveyedNode]) -> Iterator[Finding]:
+def look_at_nodes(config: RunConfig, nodes: Sequence[SurveyedNode], size: ModelSize | None) -> Iterator[Finding]:
     """What Ray knows of them, and what they answered."""
     cpus, gpus = (sum(node.resources.get(name, 0.0) for node in nodes) for name in ("CPU", GPU))
     yield ok("ray", f"{len(nodes)} nodes with {cpus:g} CPUs and {gpus:g} GPUs at {config.cluster.address}")
     yield from look_at_shares(config, int(gpus))
     shares = _shares(config, int(gpus))
+    wanted = _wanted(config, shares or GpuShares())
     if shares is not None:
-        yield from _placement(config, nodes, _wanted(config, shares))
+        yield from _placement(config, nodes, wanted)
     for node in nodes:
         if node.error:
             remedy = "see its Ray's logs, or take it out of the cluster"
@@ -50,6 +56,8 @@ def look_at_nodes(config: RunConfig, nodes: Sequence[SurveyedNode]) -> Iterator[
         seen = f"none of {len(nodes)} answered: what is installed there, and what they see, have and reach is not known"
         yield problem("nodes", seen, "see ray status, and the logs of Ray on them")
         return
+    if size is not None and shares is not None:
+        yield from _memory(config, size, seats_on(answered, wanted), wanted, shares)
     yield from _versions(config, answered)
     yield _sight(config, answered)
     yield _redis(answered)
@@ -84,6 +92,19 @@ def _placement(config: RunConfig, nodes: Sequence[SurveyedNode], wanted: Wanted)
     else:
         remedy = "change what is named, or set cluster.grows to true if nodes join when they are wanted"
         yield problem("placement", f"{reason}; wanted are {told_wanted(wanted)}", remedy)
+
+
+def _memory(
+    config: RunConfig, size: ModelSize, seats: Sequence[Seats], wanted: Wanted, shares: GpuShares
+) -> Iterator[Finding]:
+    """What there is for the model; nodes that are to join may have more."""
+    if not shares.rollout:
+        yield from look_at_kv_cache(config, size)
+    need = need_of(config, size, on_gpu=shares.rollout > 0)
+    there = (look_at_their_gpus(config, need, seats, shares), look_at_their_memory(need, seats, wanted, shares))
+    for finding in chain(*there):
+        grows = config.cluster.grows and finding.level == "problem"
+        yield warning(finding.check, finding.seen, finding.remedy) if grows else finding
 
 
 def _versions(config: RunConfig, nodes: Sequence[SurveyedNode]) -> Iterator[Finding]:

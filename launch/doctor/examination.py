@@ -20,7 +20,7 @@ from . import cluster, inputs, machine, redis
 from .cuda import DEADLINE_S
 from .finding import LOCAL_S, Check, Finding, carry_out
 from .gpus import look_at_gpus, look_at_shares, shares_of
-from .memory import look_at_lengths, look_at_memory, need_of
+from .memory import look_at_memory, look_at_size, need_of, unknown
 
 MARKS = {"ok": ("ok       ", "green"), "warning": ("warning  ", "yellow"), "problem": ("problem  ", "bold red")}
 
@@ -81,8 +81,8 @@ def _of_configuration(config: RunConfig, folder: Path, size: ModelSize | None, g
     if config.cluster.address is None:
         checks.append(Check("gpu shares", partial(look_at_shares, config, len(gpus))))
         checks.append(Check("memory", partial(_look_at_memory, config, size, gpus)))
-    elif size is not None:  # the engines are elsewhere, and may have GPUs
-        checks.append(Check("lengths", partial(look_at_lengths, config, size, on_gpu=True)))
+    else:  # whose memory it is that the model needs, its nodes tell
+        checks.append(Check("model size", partial(_look_at_size, config, size)))
     return checks
 
 
@@ -92,7 +92,7 @@ def _elsewhere(config: RunConfig, size: ModelSize | None) -> list[Check]:
     url = with_credentials(config.broker.url)
     checks = [Check("redis", partial(redis.look_at_redis, config, url, bytes_in_redis(config, size)))]
     if config.cluster.address is not None:
-        checks.append(Check("cluster", partial(cluster.look_at_cluster, config, url), cluster.DEADLINE_S))
+        checks.append(Check("cluster", partial(cluster.look_at_cluster, config, url, size), cluster.DEADLINE_S))
     return checks
 
 
@@ -103,6 +103,10 @@ def _look_at_memory(config: RunConfig, size: ModelSize | None, gpus: list[Gpu]) 
     except ConfigError:  # which the check of the shares tells
         return []
     return look_at_memory(config, size, smallest, shares)
+
+
+def _look_at_size(config: RunConfig, size: ModelSize | None) -> Iterable[Finding]:
+    return [unknown(config)] if size is None else look_at_size(config, size)
 
 
 def _size_of(config: RunConfig, folder: Path) -> ModelSize | None:

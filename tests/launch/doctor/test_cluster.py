@@ -18,7 +18,7 @@ def test_a_cluster_as_it_should_be(found: Found) -> None:
     told = found(HEAD, OTHER)
     assert {finding.level for finding in told.values()} == {"ok"}, told
     assert "2 nodes with 8 CPUs" in told["ray"].seen
-    assert {"placement", "shared directory"} <= told.keys()
+    assert {"placement", "memory", "kv cache", "shared directory"} <= told.keys()
 
 
 @pytest.mark.parametrize(
@@ -119,5 +119,5 @@ def test_a_cluster_that_cannot_be_reached_is_a_problem(configure: Configure, mon
         raise ArealError("Ray at auto did not answer within 60 s")
 
     monkeypatch.setattr(cluster, "survey", fail)
-    (told,) = carry_out([Check("ray", lambda: look_at_cluster(configure(*CLUSTER), "redis://10.0.0.1"))])
+    (told,) = carry_out([Check("ray", lambda: look_at_cluster(configure(*CLUSTER), "redis://10.0.0.1", None))])
     assert told.level == "problem" and "did not answer" in told.seen
