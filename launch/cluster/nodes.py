@@ -1,4 +1,4 @@
-"""What each node of a Ray cluster has and sees: memory, packages, the run's directory, Redis.
+"""What each node of a Ray cluster has and sees: memory, packages, the run's directory, Redis, and the other nodes.
 
 `survey` asks by a process of its own, `python -m areal.launch.cluster.nodes FILE`, which is ended at its deadline: Ray may wait for
 long for a cluster that is not there, and can be joined by a process only once.
@@ -19,6 +19,7 @@ from typing import Any
 
 from ...broker.errors import ArealError
 from ...broker.lifetime import begin_child
+from . import reach
 from .fit import Node
 from .process import own_environment
 
@@ -45,6 +46,7 @@ class SurveyedNode:
     sees:      whether it reads what was written into the run's directory here, and may write there too.
     redis:     why it cannot use Redis; empty if it can.
     skew_s:    by how much the clock of Redis is ahead of its own, in seconds.
+    cut_off:   the ids of nodes that it does not reach, and why; None if that was not asked, or not answered.
     """
 
     host: str
@@ -61,6 +63,7 @@ class SurveyedNode:
     sees: bool = False
     redis: str = ""
     skew_s: float = 0.0
+    cut_off: Mapping[str, str] | None = None
 
     @property
     def called(self) -> str:
@@ -73,14 +76,16 @@ class SurveyedNode:
         return Node(self.id, self.host, self.resources)
 
 
-def survey(address: str, directory: Path, url: str | None, *, timeout_s: float = SURVEY_S) -> list[SurveyedNode]:
-    """The nodes of the cluster at `address`, each asked about a run's directory and about Redis.
+def survey(
+    address: str, directory: Path, url: str | None, *, meet: bool = False, timeout_s: float = SURVEY_S
+) -> list[SurveyedNode]:
+    """The nodes of the cluster at `address`, each asked about a run's directory and about Redis; with `meet`, about the others.
 
     Raises ArealError if Ray cannot be reached, and OSError if the directory cannot be written to.
     """
     with _marker(directory) as marker, tempfile.TemporaryDirectory(prefix="areal-nodes-") as folder:
         answer = Path(folder) / "answer.json"
-        question = {"address": address, "marker": str(marker), "url": url}
+        question = {"address": address, "marker": str(marker), "url": url, "meet": meet}
         process = subprocess.Popen(
             [sys.executable, "-P", "-m", "areal.launch.cluster.nodes", str(answer)],
             stdin=subprocess.PIPE,
@@ -153,6 +158,7 @@ def _ask_all(question: dict[str, Any]) -> list[dict[str, Any]]:
 
     ray.init(address=question["address"], log_to_driver=False, logging_level=logging.ERROR, configure_logging=False)
     nodes = [node for node in ray.nodes() if node["Alive"]]
+    ears = reach.place_ears(ray, nodes) if question["meet"] and len(nodes) > 1 else {}
     asked = [
         ray.remote(look)
         .options(
@@ -162,7 +168,11 @@ def _ask_all(question: dict[str, Any]) -> list[dict[str, Any]]:
         for node in nodes
     ]
     ready, _ = ray.wait(asked, num_returns=len(asked), timeout=ANSWER_S)
-    return [_node(ray, node, ref if ref in ready else None) for node, ref in zip(nodes, asked, strict=True)]
+    missed = reach.cut_off(ray, ears, {node["NodeID"]: node["NodeManagerAddress"] for node in nodes})
+    return [
+        _node(ray, node, ref if ref in ready else None) | {"cut_off": missed.get(node["NodeID"])}
+        for node, ref in zip(nodes, asked, strict=True)
+    ]
 
 
 def _node(ray: Any, node: dict[str, Any], ref: Any) -> dict[str, Any]:

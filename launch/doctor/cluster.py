@@ -19,7 +19,8 @@ from .gpus import beside_of, look_at_shares, shares_of
 from .machine import PROJECT, version_of
 from .memory import look_at_kv_cache, need_of
 from .nodes_memory import look_at_their_gpus, look_at_their_memory
-from .seats import Seats, seats_on
+from .seats import Seats, may_part, seats_on
+from .ways import look_at_ways
 
 SKEW_S = 1.0
 MUST_AGREE = (PROJECT, "torch", "ray")
@@ -30,7 +31,7 @@ def look_at_cluster(config: RunConfig, url: str, size: ModelSize | None) -> Iter
     """Reach it, and ask every node. Raises ArealError if it cannot be reached."""
     assert config.cluster.address is not None
     try:
-        nodes = survey(config.cluster.address, config.path, url)
+        nodes = survey(config.cluster.address, config.path, url, meet=config.learner.ranks > 1)
     except OSError as error:
         seen = f"{config.path.parent} cannot be written to: {error}"
         yield problem("shared directory", seen, "say directory=… where all nodes may write")
@@ -56,12 +57,15 @@ def look_at_nodes(config: RunConfig, nodes: Sequence[SurveyedNode], size: ModelS
         seen = f"none of {len(nodes)} answered: what is installed there, and what they see, have and reach is not known"
         yield problem("nodes", seen, "see ray status, and the logs of Ray on them")
         return
+    seats = seats_on(answered, wanted)
     if size is not None and shares is not None:
-        yield from _memory(config, size, seats_on(answered, wanted), wanted, shares)
+        yield from _memory(config, size, seats, wanted, shares)
     yield from _versions(config, answered)
-    yield _sight(config, answered)
+    yield _sight(config, seats, wanted)
     yield _redis(answered)
     yield _clocks(answered)
+    if may_part(seats, wanted):
+        yield look_at_ways(seats)
 
 
 def _shares(config: RunConfig, gpus: int) -> GpuShares | None:
@@ -137,15 +141,24 @@ def _versions(config: RunConfig, nodes: Sequence[SurveyedNode]) -> Iterator[Find
         yield ok("versions", f"the same on {_all(len(nodes))}: Python {nodes[0].python}, {versions}")
 
 
-def _sight(config: RunConfig, nodes: Sequence[SurveyedNode]) -> Finding:
-    """Whether what is written into the run's directory here is read everywhere."""
-    blind = [node.called for node in nodes if not node.sees]
+def _sight(config: RunConfig, seats: Sequence[Seats], wanted: Wanted) -> Finding:
+    """Whether what is written into the run's directory here is read everywhere; by all ranks it has to be."""
     folder: Path = config.path.parent
+    blind = [each for each in seats if not each.node.sees]
     if not blind:
-        return ok("shared directory", f"{folder} is seen, and may be written to, on {_all(len(nodes))}")
-    seen = f"{folder} is not the same folder on {', '.join(blind)}"
+        return ok("shared directory", f"{folder} is seen, and may be written to, on {_all(len(seats))}")
+    seen = f"{folder} is not the same folder on {', '.join(each.node.called for each in blind)}"
     if config.broker.weights == "directory":
         return problem("shared directory", seen, "mount it there (NFS), or set broker.weights to redis or auto")
+    blind_ranks = any(each.for_ranks for each in blind)
+    if blind_ranks and may_part(seats, wanted):
+        remedy = (
+            "mount it there (NFS), or keep ranks off it: a resource of other nodes in cluster.resources.learner.custom"
+        )
+        return problem("shared directory", f"{seen}, where ranks may lie: all would end with an error", remedy)
+    if not blind_ranks:
+        seen += ", where no rank may lie: weights go through Redis, logs stay there"
+        return warning("shared directory", seen, "mount it there (NFS)")
     return warning(
         "shared directory",
         f"{seen}: weights go through Redis, checkpoints and logs stay on the node of their role",

@@ -33,3 +33,9 @@ class Seats:
 def seats_on(nodes: Sequence[SurveyedNode], wanted: Wanted) -> list[Seats]:
     """Of each of these nodes."""
     return [Seats(node, list(loads(node.place, wanted))) for node in nodes]
+
+
+def may_part(seats: Sequence[Seats], wanted: Wanted) -> bool:
+    """Whether ranks may come to lie on several of these nodes."""
+    several = sum(each.for_ranks for each in seats) > 1
+    return several and wanted.ranks > 1 and wanted.strategy != "strict_pack"

@@ -94,7 +94,7 @@ def ray_address(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 def test_nodes_of_a_real_cluster_answer_who_has_its_token(
     ray_address: str, redis_url: str, client: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (node,) = survey(ray_address, tmp_path / "runs" / "mine", redis_url)
+    (node,) = survey(ray_address, tmp_path / "runs" / "mine", redis_url, meet=True)
     assert (node.host, node.resources["CPU"], node.error, node.redis) == ("127.0.0.1", 2.0, "", "")
     assert node.place == Node(node.id, "127.0.0.1", node.resources) and node.memory >= node.memory_free > 0
     assert node.sees and abs(node.skew_s) < 1 and node.name == os.uname().nodename

@@ -45,6 +45,7 @@ HEAD = SurveyedNode(
     memory_free=14 * GIB,
     sees=True,
     skew_s=0.01,
+    cut_off={},
 )
 OTHER = replace(HEAD, host="10.0.0.2", id="n1", name="other")
 THIRD = replace(HEAD, host="10.0.0.3", id="n2", name="third")

@@ -17,7 +17,7 @@ TWO_RANKS = ("learner.ranks=2",)
 def test_a_cluster_as_it_should_be(found: Found) -> None:
     told = found(HEAD, OTHER)
     assert {finding.level for finding in told.values()} == {"ok"}, told
-    assert "2 nodes with 8 CPUs" in told["ray"].seen
+    assert "2 nodes with 8 CPUs" in told["ray"].seen and "ways" not in told
     assert {"placement", "memory", "kv cache", "shared directory"} <= told.keys()
 
 
@@ -96,9 +96,28 @@ def test_ranks_on_loopback_and_elsewhere_would_not_meet(found: Found) -> None:
     assert "ranks" not in found(*nodes)
 
 
-def test_weights_that_are_to_be_in_a_directory_must_be_seen_by_all(found: Found) -> None:
-    told = found(HEAD, replace(OTHER, sees=False), overrides=("broker.weights=directory",))
-    assert told["shared directory"].level == "problem"
+@pytest.mark.parametrize(
+    ("overrides", "level", "says"),
+    [
+        (TWO_RANKS, "problem", "other (10.0.0.2), where ranks may lie: all would end with an error"),
+        ((*TWO_RANKS, "cluster.strategy=strict_pack"), "warning", "checkpoints and logs stay"),
+        ((*TWO_RANKS, "cluster.resources.learner.custom={disk: 1}"), "warning", "where no rank may lie"),
+        ((), "warning", "checkpoints and logs stay"),
+        (("broker.weights=directory",), "problem", "not the same folder"),
+    ],
+)
+def test_a_node_that_does_not_see_the_directory_is_none_for_several_ranks(
+    overrides: tuple[str, ...], level: str, says: str, found: Found
+) -> None:
+    nodes = (having(HEAD, disk=2.0), replace(OTHER, sees=False), having(THIRD, disk=2.0))
+    told = found(*nodes, overrides=overrides)["shared directory"]
+    assert told.level == level and says in told.seen
+
+
+def test_ranks_on_one_node_that_does_not_see_it_share_that_of_their_own(found: Found) -> None:
+    blind = having(replace(OTHER, sees=False), disk=2.0)
+    told = found(HEAD, blind, overrides=(*TWO_RANKS, "cluster.resources.learner.custom={disk: 1}"))
+    assert told["shared directory"].level == "warning"
 
 
 def test_where_nobody_answers_nothing_is_well(found: Found) -> None:
@@ -112,6 +131,49 @@ def test_of_those_that_answered_no_more_is_said(found: Found) -> None:
     told = found(HEAD, OTHER, replace(THIRD, **DEAF))
     for check in ("versions", "shared directory", "redis from nodes"):
         assert "all 2 nodes that answered" in told[check].seen, check
+
+
+@pytest.mark.parametrize(
+    ("cut_off", "level", "says"),
+    [
+        ({}, "ok", "the 2 nodes on which ranks may lie reach each other"),
+        ({"n0": "timed out"}, "problem", "10.0.0.2 does not reach 10.0.0.1 (timed out)"),
+        ({"n2": "timed out"}, "ok", "reach each other"),  # where no rank may lie
+        (None, "warning", "other (10.0.0.2) did not say"),
+    ],
+)
+def test_nodes_with_ranks_have_to_reach_each_other(
+    cut_off: dict[str, str] | None, level: str, says: str, found: Found
+) -> None:
+    nodes = (HEAD, replace(OTHER, cut_off=cut_off), having(THIRD, CPU=0.0))
+    told = found(*nodes, overrides=TWO_RANKS)
+    assert told["ways"].level == level and says in told["ways"].seen
+    assert "ways" not in found(*nodes, overrides=(*TWO_RANKS, "cluster.strategy=strict_pack"))
+
+
+def test_many_closed_ways_are_told_in_short(found: Found) -> None:
+    ids = {"n0": "timed out", "n1": "timed out", "n2": "timed out"}
+    nodes = [
+        replace(node, cut_off={other: why for other, why in ids.items() if other != node.id})
+        for node in (HEAD, OTHER, THIRD)
+    ]
+    seen = found(*nodes, overrides=TWO_RANKS)["ways"].seen
+    assert "and 3 ways more" in seen and seen.count("timed out") == 3
+
+
+@pytest.mark.parametrize(("ranks", "meet"), [(1, False), (2, True)])
+def test_nodes_are_asked_about_each_other_where_there_are_ranks(
+    ranks: int, meet: bool, configure: Configure, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    def survey(*arguments: object, **options: object) -> list[SurveyedNode]:
+        asked.append(options)
+        return []
+
+    monkeypatch.setattr(cluster, "survey", survey)
+    list(look_at_cluster(configure(*CLUSTER, f"learner.ranks={ranks}"), "redis://10.0.0.1", None))
+    assert asked == [{"meet": meet}]
 
 
 def test_a_cluster_that_cannot_be_reached_is_a_problem(configure: Configure, monkeypatch: pytest.MonkeyPatch) -> None:
