@@ -19,6 +19,19 @@ def why_not(nodes: Sequence[Node], wanted: Wanted, beside: Mapping[str, float]) 
     )
 
 
+def no_meeting(nodes: Sequence[Node], wanted: Wanted) -> str | None:
+    """Why ranks on these nodes would not meet, with what to do about it; None if nothing is against it."""
+    hosts = sorted({node.host for node in nodes})
+    alone = [host for host in hosts if host == "::1" or host.startswith("127.")]
+    if wanted.ranks == 1 or not alone or len(hosts) == 1:
+        return None
+    return (
+        f"the Ray cluster has the nodes {', '.join(hosts)}, and to others {alone[0]} is their own loopback: ranks "
+        f"there and elsewhere would not meet (learner.ranks is {wanted.ranks}). Start that node with "
+        "ray start --node-ip-address and an address that the others reach, or set learner.ranks to 1"
+    )
+
+
 def told_wanted(wanted: Wanted) -> str:
     """All roles, with what they take."""
     return (

@@ -1,16 +1,17 @@
-"""What each node of a Ray cluster sees: the run's directory, Redis, its packages.
+"""What each node of a Ray cluster has and sees: memory, packages, the run's directory, Redis, and the other nodes.
 
 `survey` asks by a process of its own, `python -m areal.launch.cluster.nodes FILE`, which is ended at its deadline: Ray may wait for
 long for a cluster that is not there, and can be joined by a process only once.
 """
 
+import contextlib
 import json
 import os
 import subprocess
 import sys
 import tempfile
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +19,8 @@ from typing import Any
 
 from ...broker.errors import ArealError
 from ...broker.lifetime import begin_child
+from . import reach
+from .fit import Node
 from .process import own_environment
 
 SURVEY_S = 60.0
@@ -33,35 +36,56 @@ MAX_ERROR = 1000
 
 
 @dataclass(frozen=True, slots=True)
-class Node:
+class SurveyedNode:
     """A node that is alive, as Ray knows it and as it answered; `error` says why it did not.
 
-    packages: versions by name, without those that it lacks.
-    sees:     whether it reads what was written into the run's directory here, and may write there too.
-    redis:    why it cannot use Redis; empty if it can.
-    skew_s:   by how much the clock of Redis is ahead of its own, in seconds.
+    resources: all that it has, by Ray's names.
+    packages:  versions by name, without those that it lacks.
+    memory, memory_free: bytes, within its cgroups; 0 if that is not known.
+    gpu_mib:   the memory of each of its GPUs; gpu_error says why nvidia-smi, which it has, tells of none.
+    sees:      whether it reads what was written into the run's directory here, and may write there too.
+    redis:     why it cannot use Redis; empty if it can.
+    skew_s:    by how much the clock of Redis is ahead of its own, in seconds.
+    cut_off:   the ids of nodes that it does not reach, and why; None if that was not asked, or not answered.
     """
 
     host: str
-    cpus: float = 0.0
-    gpus: float = 0.0
+    id: str = ""
+    resources: Mapping[str, float] = field(default_factory=dict)
     error: str = ""
     name: str = ""
     python: str = ""
     packages: Mapping[str, str] = field(default_factory=dict)
+    memory: int = 0
+    memory_free: int = 0
+    gpu_mib: Sequence[int] = ()
+    gpu_error: str = ""
     sees: bool = False
     redis: str = ""
     skew_s: float = 0.0
+    cut_off: Mapping[str, str] | None = None
+
+    @property
+    def called(self) -> str:
+        """Its name and its address."""
+        return f"{self.name} ({self.host})" if self.name else self.host
+
+    @property
+    def place(self) -> Node:
+        """It as roles are fitted on it."""
+        return Node(self.id, self.host, self.resources)
 
 
-def survey(address: str, directory: Path, url: str | None, *, timeout_s: float = SURVEY_S) -> list[Node]:
-    """The nodes of the cluster at `address`, each asked about a run's directory and about Redis.
+def survey(
+    address: str, directory: Path, url: str | None, *, meet: bool = False, timeout_s: float = SURVEY_S
+) -> list[SurveyedNode]:
+    """The nodes of the cluster at `address`, each asked about a run's directory and about Redis; with `meet`, about the others.
 
     Raises ArealError if Ray cannot be reached, and OSError if the directory cannot be written to.
     """
     with _marker(directory) as marker, tempfile.TemporaryDirectory(prefix="areal-nodes-") as folder:
         answer = Path(folder) / "answer.json"
-        question = {"address": address, "marker": str(marker), "url": url}
+        question = {"address": address, "marker": str(marker), "url": url, "meet": meet}
         process = subprocess.Popen(
             [sys.executable, "-P", "-m", "areal.launch.cluster.nodes", str(answer)],
             stdin=subprocess.PIPE,
@@ -80,14 +104,14 @@ def survey(address: str, directory: Path, url: str | None, *, timeout_s: float =
         return _read(answer, address)
 
 
-def _read(answer: Path, address: str) -> list[Node]:
+def _read(answer: Path, address: str) -> list[SurveyedNode]:
     try:
         told = json.loads(answer.read_text())
     except (OSError, ValueError):
         told = {"error": "the process that asked it died without a word"}
     if "error" in told:
         raise ArealError(f"Ray at {address} cannot be used: {told['error']}; {REMEDY}")
-    return [Node(**node) for node in told["nodes"]]
+    return [SurveyedNode(**node) for node in told["nodes"]]
 
 
 @contextmanager
@@ -134,6 +158,7 @@ def _ask_all(question: dict[str, Any]) -> list[dict[str, Any]]:
 
     ray.init(address=question["address"], log_to_driver=False, logging_level=logging.ERROR, configure_logging=False)
     nodes = [node for node in ray.nodes() if node["Alive"]]
+    ears = reach.place_ears(ray, nodes) if question["meet"] and len(nodes) > 1 else {}
     asked = [
         ray.remote(look)
         .options(
@@ -143,13 +168,16 @@ def _ask_all(question: dict[str, Any]) -> list[dict[str, Any]]:
         for node in nodes
     ]
     ready, _ = ray.wait(asked, num_returns=len(asked), timeout=ANSWER_S)
-    return [_node(ray, node, ref if ref in ready else None) for node, ref in zip(nodes, asked, strict=True)]
+    missed = reach.cut_off(ray, ears, {node["NodeID"]: node["NodeManagerAddress"] for node in nodes})
+    return [
+        _node(ray, node, ref if ref in ready else None) | {"cut_off": missed.get(node["NodeID"])}
+        for node, ref in zip(nodes, asked, strict=True)
+    ]
 
 
 def _node(ray: Any, node: dict[str, Any], ref: Any) -> dict[str, Any]:
     """What Ray knows of a node, and what it answered."""
-    resources = node.get("Resources", {})
-    known = {"host": node["NodeManagerAddress"], "cpus": resources.get("CPU", 0.0), "gpus": resources.get("GPU", 0.0)}
+    known = {"id": node["NodeID"], "host": node["NodeManagerAddress"], "resources": node.get("Resources", {})}
     if ref is None:
         return known | {"error": f"it did not answer within {ANSWER_S:g} s"}
     try:
@@ -160,7 +188,7 @@ def _node(ray: Any, node: dict[str, Any], ref: Any) -> dict[str, Any]:
 
 
 def look(marker: str, url: str | None, packages: tuple[str, ...], redis_s: float = 5.0) -> dict[str, Any]:
-    """What a node sees. Ray sends the code itself, so that a node answers that has no areal; it imports all it needs."""
+    """What a node has and sees. Ray sends the code itself, so that a node answers that has no areal; it imports all it needs."""
     import platform
     import socket
     import time
@@ -179,6 +207,13 @@ def look(marker: str, url: str | None, packages: tuple[str, ...], redis_s: float
         "redis": "",
         "skew_s": 0.0,
     }
+    with contextlib.suppress(ImportError):  # where areal is missing, or another, which its packages tell
+        from areal.launch.cluster.cgroups import machine_bytes
+        from areal.launch.cluster.nvidia import find_gpus
+
+        told["memory"], told["memory_free"] = machine_bytes()
+        gpus = find_gpus(hidden=True)
+        told["gpu_mib"], told["gpu_error"] = [gpu.memory_mib for gpu in gpus.found], gpus.error
     told["packages"] = {package: found for package in packages if (found := version_of(package)) is not None}
     file = Path(marker)
     try:

@@ -12,9 +12,10 @@ from ...broker.errors import ConfigError
 from ..cluster_config import ClusterConfig
 from ..roles import LEARNER, ROLLOUT
 from .company import Company
-from .fit import GPU, SLOT, Need, Node, Wanted, learner_nodes
+from .demand import needs_of, wanted_of
+from .fit import GPU, Node, Wanted, learner_nodes
 from .gpus import GpuShares
-from .misfit import told_nodes, told_wanted, why_not
+from .misfit import no_meeting, told_nodes, told_wanted, why_not
 
 NODE_ID = "ray.io/node-id"
 """Ray's own label of a node."""
@@ -26,17 +27,15 @@ class Placement:
     def __init__(self, ray: Any, config: ClusterConfig, shares: GpuShares) -> None:
         self._ray = ray
         self._config = config
-        self.needs = {
-            LEARNER: _need(config, LEARNER, shares.learner),
-            ROLLOUT: _need(config, ROLLOUT, shares.rollout),
-        }
+        self.needs = needs_of(config, shares)
 
     def check(self, companies: Sequence[Company], beside: Mapping[str, float]) -> None:
         """Raises ConfigError, saying what to change, if the roles and what they place beside never fit on the nodes, or ranks
         there would not meet."""
         nodes, wanted = self.nodes(), self._wanted(companies)
-        if wanted.ranks > 1:
-            _check_hosts(nodes, wanted.ranks)
+        alone = no_meeting(nodes, wanted)
+        if alone is not None:
+            raise ConfigError(alone)
         if self._config.grows:
             return
         reason = why_not(nodes, wanted, beside)
@@ -113,32 +112,8 @@ class Placement:
 
     def _wanted(self, companies: Sequence[Company]) -> Wanted:
         roles = [placed.spec.role for company in companies for placed in company.members]
-        return Wanted(
-            ranks=roles.count(LEARNER),
-            rank=self.needs[LEARNER],
-            workers=roles.count(ROLLOUT),
-            worker=self.needs[ROLLOUT],
-            affinity="any" if self._config.address is None else self._config.affinity,
-            strategy=self._config.strategy,
-        )
-
-
-def _check_hosts(nodes: Sequence[Node], num_ranks: int) -> None:
-    hosts = sorted({node.host for node in nodes})
-    alone = [host for host in hosts if host == "::1" or host.startswith("127.")]
-    if alone and len(hosts) > 1:
-        raise ConfigError(
-            f"the Ray cluster has the nodes {', '.join(hosts)}, and to others {alone[0]} is their own loopback: ranks "
-            f"there and elsewhere would not meet (learner.ranks is {num_ranks}). Start that node with "
-            "ray start --node-ip-address and an address that the others reach, or set learner.ranks to 1"
-        )
-
-
-def _need(config: ClusterConfig, role: str, dealt: float) -> Need:
-    given = config.resources.learner if role == LEARNER else config.resources.rollout
-    gpus = dealt if given.gpus is None else given.gpus
-    counted = {SLOT: 1.0} if config.address is None else {"CPU": given.cpus, **given.custom}
-    return Need(counted | ({GPU: gpus} if gpus else {}))
+        ranks, workers = roles.count(LEARNER), roles.count(ROLLOUT)
+        return wanted_of(self._config, self.needs, ranks=ranks, workers=workers)
 
 
 def _on(nodes: Sequence[str], *, apart: bool = False) -> dict[str, str]:

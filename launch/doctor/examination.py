@@ -10,15 +10,17 @@ from pathlib import Path
 
 from ...broker.address import with_credentials
 from ...broker.errors import ArealError, ConfigError
+from ..cluster.nvidia import Gpu, find_gpus
 from ..cluster.transport import bytes_in_redis
 from ..config import RunConfig
 from ..models.path import resolve_model
 from ..models.size import ModelSize, size_of
 from ..screen import Screen, plural, to_json
 from . import cluster, inputs, machine, redis
-from .finding import Check, Finding, carry_out
-from .gpus import Gpu, find_gpus, look_at_gpus, look_at_shares, shares_of
-from .memory import look_at_lengths, look_at_memory, need_of
+from .cuda import DEADLINE_S
+from .finding import LOCAL_S, Check, Finding, carry_out
+from .gpus import look_at_gpus, look_at_shares, shares_of
+from .memory import look_at_memory, look_at_size, need_of, unknown
 
 MARKS = {"ok": ("ok       ", "green"), "warning": ("warning  ", "yellow"), "problem": ("problem  ", "bold red")}
 
@@ -50,7 +52,7 @@ def rooms(config: RunConfig | None, folder: Path) -> Iterator[list[Check]]:
         Check("python", machine.look_at_python),
         Check("engine", partial(machine.look_at_engine, config)),
         Check("cores", partial(machine.look_at_cores, config)),
-        Check("gpus", partial(look_at_gpus, gpus)),
+        Check("gpus", partial(look_at_gpus, gpus), DEADLINE_S + LOCAL_S),
         Check("shared memory", machine.look_at_shared_memory),
         Check("files", machine.look_at_limits),
         Check("sockets", machine.look_at_sockets),
@@ -60,7 +62,7 @@ def rooms(config: RunConfig | None, folder: Path) -> Iterator[list[Check]]:
         yield [disk, Check("redis", machine.look_at_own_redis)]
         return
     size = _size_of(config, folder)
-    yield _of_configuration(config, folder, size, gpus)
+    yield _of_configuration(config, folder, size, gpus.found)
     yield _elsewhere(config, size)
 
 
@@ -79,8 +81,8 @@ def _of_configuration(config: RunConfig, folder: Path, size: ModelSize | None, g
     if config.cluster.address is None:
         checks.append(Check("gpu shares", partial(look_at_shares, config, len(gpus))))
         checks.append(Check("memory", partial(_look_at_memory, config, size, gpus)))
-    elif size is not None:  # the engines are elsewhere, and may have GPUs
-        checks.append(Check("lengths", partial(look_at_lengths, config, size, on_gpu=True)))
+    else:  # whose memory it is that the model needs, its nodes tell
+        checks.append(Check("model size", partial(_look_at_size, config, size)))
     return checks
 
 
@@ -90,7 +92,7 @@ def _elsewhere(config: RunConfig, size: ModelSize | None) -> list[Check]:
     url = with_credentials(config.broker.url)
     checks = [Check("redis", partial(redis.look_at_redis, config, url, bytes_in_redis(config, size)))]
     if config.cluster.address is not None:
-        checks.append(Check("cluster", partial(cluster.look_at_cluster, config, url), cluster.DEADLINE_S))
+        checks.append(Check("cluster", partial(cluster.look_at_cluster, config, url, size), cluster.DEADLINE_S))
     return checks
 
 
@@ -101,6 +103,10 @@ def _look_at_memory(config: RunConfig, size: ModelSize | None, gpus: list[Gpu]) 
     except ConfigError:  # which the check of the shares tells
         return []
     return look_at_memory(config, size, smallest, shares)
+
+
+def _look_at_size(config: RunConfig, size: ModelSize | None) -> Iterable[Finding]:
+    return [unknown(config)] if size is None else look_at_size(config, size)
 
 
 def _size_of(config: RunConfig, folder: Path) -> ModelSize | None:

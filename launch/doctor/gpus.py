@@ -1,69 +1,63 @@
 """The GPUs of this machine, and whether there are as many as a configuration wants."""
 
-import importlib.metadata
-import os
-import shutil
-import subprocess
 from collections import Counter
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 
 from ...broker.errors import ConfigError
-from ..cluster.fit import SLACK
+from ..cluster.fit import GPU, SLACK
 from ..cluster.gpus import GpuShares, shares
+from ..cluster.nvidia import Gpu, Gpus
 from ..config import RunConfig
+from .cuda import Torch, ask_torch
 from .finding import Finding, ok, problem, warning
 
-QUERY = ["--query-gpu=name,memory.total,memory.used,driver_version", "--format=csv,noheader,nounits"]
-QUERY_TIMEOUT_S = 10.0
 BUSY = 0.1
 """A GPU of which more is taken is somebody's."""
 
 
-@dataclass(frozen=True, slots=True)
-class Gpu:
-    """One GPU, its memory in MiB."""
-
-    name: str
-    memory_mib: int
-    used_mib: int
-    driver: str
-
-
-def find_gpus() -> list[Gpu]:
-    """What nvidia-smi tells, and CUDA_VISIBLE_DEVICES lets be seen; none where there is no nvidia-smi, or it fails."""
-    command = shutil.which("nvidia-smi")
-    if command is None:
-        return []
-    try:
-        done = subprocess.run([command, *QUERY], capture_output=True, text=True, timeout=QUERY_TIMEOUT_S, check=True)
-    except (OSError, subprocess.SubprocessError):
-        return []
-    return _visible([gpu for line in done.stdout.splitlines() if (gpu := _gpu(line)) is not None])
-
-
-def look_at_gpus(gpus: list[Gpu]) -> Iterator[Finding]:
-    """Which there are, and whether torch can use them."""
-    if not gpus:
+def look_at_gpus(gpus: Gpus) -> Iterator[Finding]:
+    """Which there are, and whether torch can use them; it is asked only where there are some."""
+    found = gpus.found
+    if gpus.error:
+        remedy = "mend the driver (a restart, where it was renewed), or take nvidia-smi away where there is no GPU"
+        yield warning("gpus", f"nvidia-smi is there and tells of none: {gpus.error}", remedy)
+        return
+    if not found:
         yield ok("gpus", "none: everything runs on the CPU")
         return
     names = ", ".join(
         f"{count} × {name} ({mib:,} MiB)"
-        for (name, mib), count in Counter((gpu.name, gpu.memory_mib) for gpu in gpus).items()
+        for (name, mib), count in Counter((gpu.name, gpu.memory_mib) for gpu in found).items()
     )
-    yield ok("gpus", f"{names}, driver {gpus[0].driver}")
-    built = importlib.metadata.version("torch")
-    if "cpu" in built:
-        yield problem(
-            "gpus", f"torch {built} is built without CUDA, and would not use them", "pip install 'areal-rl[gpu]'"
-        )
-    busy = [gpu for gpu in gpus if gpu.used_mib > BUSY * gpu.memory_mib]
+    yield ok("gpus", f"{names}, driver {found[0].driver}")
+    yield _torch(ask_torch(), found)
+    busy = [gpu for gpu in found if gpu.used_mib > BUSY * gpu.memory_mib]
     if busy:
         yield warning(
             "gpus",
-            f"{len(busy)} of {len(gpus)} are in use already ({max(gpu.used_mib for gpu in busy):,} MiB)",
+            f"{len(busy)} of {len(found)} are in use already ({max(gpu.used_mib for gpu in busy):,} MiB)",
             "see nvidia-smi for who it is; vLLM does not start where less is free than it is to take",
         )
+
+
+def _torch(torch: Torch, gpus: Sequence[Gpu]) -> Finding:
+    """Whether it can use these."""
+    if not torch.version:
+        seen = f"torch was asked whether it can use them: {torch.error}"
+        return problem("torch", seen, "see that python -c 'import torch; torch.cuda.init()' ends well, and soon")
+    if not torch.cuda:
+        seen = f"{torch.version} is built without CUDA, and would not use them"
+        return problem("torch", seen, "pip install 'areal-rl[gpu]'")
+    if not torch.usable:
+        seen = f"{torch.version} (CUDA {torch.cuda}) cannot use them: {torch.error or 'it sees none'}"
+        remedy = (
+            f"install a driver for CUDA {torch.cuda} or later, or a torch that is built for driver {gpus[0].driver}"
+        )
+        return problem("torch", seen, remedy)
+    seen = f"{torch.version} (CUDA {torch.cuda}) can use {torch.usable} of {len(gpus)}"
+    if torch.usable < len(gpus):
+        return warning("torch", seen, "see nvidia-smi and CUDA_VISIBLE_DEVICES for the others")
+    return ok("torch", seen)
 
 
 def look_at_shares(config: RunConfig, gpus: int) -> Iterator[Finding]:
@@ -82,16 +76,17 @@ def look_at_shares(config: RunConfig, gpus: int) -> Iterator[Finding]:
         yield problem("gpu shares", str(error), "lower what is named, or take more GPUs")
         return
     told = f"{dealt.learner:.3g} for a rank, {dealt.rollout:.3g} for an engine ({wanted})"
-    taken = config.learner.ranks * dealt.learner + config.rollout.workers * dealt.rollout + _of_rewards(config)
-    if taken > gpus + SLACK:
-        beside = f", {_of_rewards(config):g} for rewards" if _of_rewards(config) else ""
+    rewards = beside_of(config).get(GPU, 0.0)
+    taken = config.learner.ranks * dealt.learner + config.rollout.workers * dealt.rollout + rewards
+    if taken <= gpus + SLACK:
+        yield ok("gpu shares", f"of {gpus}: {told}")
+    elif config.cluster.address is None:  # else whether roles fit on its nodes is told, whatever they want
+        beside = f", {rewards:g} for rewards" if rewards else ""
         yield problem(
             "gpu shares",
             f"{told}{beside}: {taken:.3g} in all, and there are {gpus}",
             "lower cluster.resources, learner.ranks or rollout.workers, or take more GPUs",
         )
-        return
-    yield ok("gpu shares", f"of {gpus}: {told}")
 
 
 def shares_of(config: RunConfig, gpus: int) -> GpuShares:
@@ -100,32 +95,22 @@ def shares_of(config: RunConfig, gpus: int) -> GpuShares:
     return shares(
         gpus,
         ranks=config.learner.ranks,
-        workers=config.rollout.workers,
+        workers=_most_workers(config),
         per_engine=config.rollout.engine.tensor_parallel_size,
-        beside=_of_rewards(config),
+        beside=beside_of(config).get(GPU, 0.0),
         given=(given.learner.gpus, given.rollout.gpus),
     )
 
 
-def _of_rewards(config: RunConfig) -> float:
-    rewards = config.rewards
-    return rewards.workers * config.rollout.workers * rewards.resources.gpus if rewards.where == "ray" else 0.0
+def beside_of(config: RunConfig) -> dict[str, float]:
+    """What the workers' rewards take of a cluster, by Ray's names, where Ray places them."""
+    rewards, each = config.rewards, config.rewards.resources
+    if rewards.where != "ray":
+        return {}
+    count = rewards.workers * _most_workers(config)
+    return {name: count * amount for name, amount in {"CPU": each.cpus, GPU: each.gpus, **each.custom}.items()}
 
 
-def _gpu(line: str) -> Gpu | None:
-    try:
-        name, total, used, driver = (part.strip() for part in line.split(","))
-        return Gpu(name, int(total), int(used), driver)
-    except ValueError:
-        return None
-
-
-def _visible(gpus: list[Gpu]) -> list[Gpu]:
-    """Those whose numbers CUDA_VISIBLE_DEVICES names; of other kinds of names, as many as there are."""
-    said = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if said is None:
-        return gpus
-    names = [name.strip() for name in said.split(",") if name.strip() not in ("", "-1")]
-    if all(name.isdigit() for name in names):
-        return [gpus[int(name)] for name in names if int(name) < len(gpus)]
-    return gpus[: len(names)]
+def _most_workers(config: RunConfig) -> int:
+    autoscale = config.cluster.autoscale
+    return max(config.rollout.workers, autoscale.max if autoscale else 0)

@@ -10,10 +10,8 @@ Legend: P parameters of the model, T those that are trained, b bytes of one in m
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
-import psutil
-
+from ..cluster.cgroups import machine_bytes
 from ..cluster.gpus import GpuShares
 from ..cluster.transport import weights_bytes
 from ..config import RunConfig
@@ -26,8 +24,12 @@ ENGINE_PROCESS = 1.5 * GIB
 RAY_PROCESSES = 0.8 * GIB
 """What these take with a model of next to nothing: their code, and that of torch, vLLM and Ray."""
 
+FULL = 0.9
+"""Of what is free, more than this is too near."""
+
+SMALLER = "take LoRA, bfloat16 or model.gradient_checkpointing, lower learner.tokens_per_microbatch or rollout.workers"
+
 LOGITS_AT_ONCE = 2**25
-CGROUP_LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,50 +117,47 @@ def _activations(config: RunConfig, size: ModelSize) -> int:
     return int(tokens * kept * _width(config) + 3 * logits)
 
 
-def machine_bytes() -> tuple[int, int]:
-    """What memory this machine has, and what is free of it, within the limit of a container."""
-    seen = psutil.virtual_memory()
-    total, available = int(seen.total), int(seen.available)
-    for file in CGROUP_LIMITS:
-        try:
-            limit = int(file.read_text())
-        except (OSError, ValueError):  # "max", or no such file
-            continue
-        if limit < total:
-            total, available = limit, min(available, limit)
-    return total, available
-
-
 def look_at_memory(config: RunConfig, size: ModelSize | None, gpu_bytes: int, shares: GpuShares) -> Iterator[Finding]:
     """The run's need against this machine, and against a GPU of so many bytes (0: there is none)."""
     if size is None:
-        yield warning(
-            "memory",
-            f"how large {config.model.path} is cannot be told: there are no safetensors of it here",
-            "look again once it has been downloaded, or converted",
-        )
+        yield unknown(config)
         return
-    need = need_of(config, size, on_gpu=gpu_bytes > 0)
+    on_gpu = gpu_bytes > 0
+    need = need_of(config, size, on_gpu=on_gpu)
+    yield from look_at_size(config, size)
+    if on_gpu:
+        yield look_at_engine_on(config, need, gpu_bytes)
+        yield look_at_learner_on(config, need, gpu_bytes, shares)
+    else:
+        yield from look_at_kv_cache(config, size)
+    yield _in_the_machine(config, need, on_gpu=on_gpu)
+
+
+def unknown(config: RunConfig) -> Finding:
+    """Said in place of all else of a model that is not here."""
+    return warning(
+        "memory",
+        f"how large {config.model.path} is cannot be told: there are no safetensors of it here",
+        "look again once it has been downloaded, or converted",
+    )
+
+
+def look_at_size(config: RunConfig, size: ModelSize) -> Iterator[Finding]:
+    """How large a model is, and whether an answer of full length fits into it."""
     yield ok("parameters", f"{size.parameters:,}, of which {size.trained(config.model.lora):,} are trained")
-    yield from look_at_lengths(config, size, on_gpu=gpu_bytes > 0)
-    if gpu_bytes:
-        yield from _on_gpus(config, need, gpu_bytes, shares)
-    yield from _in_the_machine(config, need, on_gpu=gpu_bytes > 0)
-
-
-def look_at_lengths(config: RunConfig, size: ModelSize, *, on_gpu: bool) -> Iterator[Finding]:
-    """Whether an answer of full length fits into the model, and into the KV cache of a CPU."""
-    if config.denoising is not None:
-        return
-    engine = config.rollout.engine
-    longest, each = size.text.get("max_position_embeddings"), kv_bytes(config, size)
-    if isinstance(longest, int) and longest < engine.max_model_len and not _is_stretched(size):
+    wanted, longest = config.rollout.engine.max_model_len, size.text.get("max_position_embeddings")
+    if config.denoising is None and isinstance(longest, int) and longest < wanted and not _is_stretched(size):
         yield problem(
             "lengths",
-            f"rollout.engine.max_model_len is {engine.max_model_len}, and the model knows {longest} positions",
+            f"rollout.engine.max_model_len is {wanted}, and the model knows {longest} positions",
             f"set rollout.engine.max_model_len to {longest} or less",
         )
-    if on_gpu or not each:
+
+
+def look_at_kv_cache(config: RunConfig, size: ModelSize) -> Iterator[Finding]:
+    """Whether an answer of full length fits into the KV cache of an engine on a CPU; on a GPU it is what is left there."""
+    each, engine = kv_bytes(config, size), config.rollout.engine
+    if config.denoising is not None or not each:
         return
     room = engine.kv_cache_mib * 2**20 / each
     seen = f"rollout.engine.kv_cache_mib {engine.kv_cache_mib} holds {room:,.{0 if room >= 10 else 1}f} sequences of max_model_len {engine.max_model_len}"
@@ -174,38 +173,48 @@ def _is_stretched(size: ModelSize) -> bool:
     return bool(size.text.get("rope_scaling") or (size.text.get("rope_parameters") or {}).get("factor"))
 
 
-def _in_the_machine(config: RunConfig, need: Need, *, on_gpu: bool) -> Iterator[Finding]:
-    ranks, workers = config.learner.ranks, config.rollout.workers
-    learners = ranks * (need.beside + (0 if on_gpu else need.learner))
-    engines = workers * (ENGINE_PROCESS + (0 if on_gpu else need.engine))
+def of_rank(need: Need, *, on_gpu: bool) -> float:
+    """What a rank takes of the machine's memory."""
+    return need.beside + (0 if on_gpu else need.learner)
+
+
+def of_worker(need: Need, *, on_gpu: bool) -> float:
+    """What a rollout worker takes of the machine's memory."""
+    return ENGINE_PROCESS + (0 if on_gpu else need.engine)
+
+
+def _in_the_machine(config: RunConfig, need: Need, *, on_gpu: bool) -> Finding:
+    learners = config.learner.ranks * of_rank(need, on_gpu=on_gpu)
+    engines = config.rollout.workers * of_worker(need, on_gpu=on_gpu)
     wanted, (total, available) = learners + engines + RAY_PROCESSES, machine_bytes()
     seen = f"about {gib(wanted)} wanted (learner {gib(learners)}, engines {gib(engines)}), {gib(available)} of {gib(total)} free"
-    remedy = (
-        "take LoRA, bfloat16 or model.gradient_checkpointing, lower learner.tokens_per_microbatch or rollout.workers, or take "
-        "a machine with more memory"
-    )
     if not on_gpu:
         seen += f"; learner: {need.parts}"
     if wanted > total:
-        yield problem("memory", seen, remedy)
-    elif wanted > 0.9 * available:
-        yield warning("memory", seen, f"end what else runs here; or {remedy}")
-    else:
-        yield ok("memory", seen)
+        return problem("memory", seen, f"{SMALLER}, or take a machine with more memory")
+    if wanted > FULL * available:
+        return warning("memory", seen, f"end what else runs here; or {SMALLER}")
+    return ok("memory", seen)
 
 
-def _on_gpus(config: RunConfig, need: Need, gpu_bytes: int, shares: GpuShares) -> Iterator[Finding]:
-    """The learner's need and the engines' share of one GPU, which they may share."""
+def look_at_engine_on(config: RunConfig, need: Need, gpu_bytes: float) -> Finding:
+    """Whether an engine fits on GPUs of so many bytes."""
     engine, per_engine = config.rollout.engine, config.rollout.engine.tensor_parallel_size
     share = engine.gpu_memory_utilization
     weights = need.engine / per_engine
-    if weights > share * gpu_bytes:
-        yield problem(
-            "gpu memory",
-            f"an engine needs {gib(weights)} of each of {per_engine} GPUs (weights, and one sequence of max_model_len), and "
-            f"takes {gib(share * gpu_bytes)} (rollout.engine.gpu_memory_utilization {share:g})",
-            "raise rollout.engine.tensor_parallel_size or gpu_memory_utilization, or lower max_model_len",
-        )
+    seen = (
+        f"an engine needs {gib(weights)} of each of {per_engine} GPU(s) (weights, and one sequence of max_model_len), and "
+        f"takes {gib(share * gpu_bytes)} (rollout.engine.gpu_memory_utilization {share:g})"
+    )
+    if weights <= share * gpu_bytes:
+        return ok("gpu memory", seen)
+    remedy = "raise rollout.engine.tensor_parallel_size or gpu_memory_utilization, or lower max_model_len"
+    return problem("gpu memory", seen, remedy)
+
+
+def look_at_learner_on(config: RunConfig, need: Need, gpu_bytes: float, shares: GpuShares) -> Finding:
+    """A rank's need and the engines' share of one GPU, which they may share."""
+    share = config.rollout.engine.gpu_memory_utilization
     engines = 0  # on one GPU that they share
     beside_learner = 0 < shares.learner < 1
     if 0 < shares.rollout < 1:
@@ -220,9 +229,10 @@ def _on_gpus(config: RunConfig, need: Need, gpu_bytes: int, shares: GpuShares) -
     room = gpu_bytes - (need.learner if beside_learner else 0)
     if need.learner > gpu_bytes or room <= 0:
         remedy = "take more learner.ranks, LoRA or model.gradient_checkpointing, or lower learner.tokens_per_microbatch"
-        yield problem("gpu memory", seen, remedy)
-    elif taken > room:
+        return problem("gpu memory", seen, remedy)
+    if taken > room:
         fair = 0.95 * room / engines / gpu_bytes
-        yield problem("gpu memory", seen, f"set rollout.engine.gpu_memory_utilization to {fair:.2f}, or take more GPUs")
-    else:
-        yield ok("gpu memory", seen)
+        return problem(
+            "gpu memory", seen, f"set rollout.engine.gpu_memory_utilization to {fair:.2f}, or take more GPUs"
+        )
+    return ok("gpu memory", seen)

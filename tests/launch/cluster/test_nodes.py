@@ -9,8 +9,10 @@ import pytest
 
 from areal.broker.client import Client
 from areal.broker.errors import ArealError
+from areal.launch.cluster import nvidia
+from areal.launch.cluster.fit import Node
 from areal.launch.cluster.loopback import LOCAL_ONLY
-from areal.launch.cluster.nodes import PACKAGES, _marker, look, survey
+from areal.launch.cluster.nodes import PACKAGES, SurveyedNode, _marker, look, survey
 
 RAY = """
 import sys, ray
@@ -26,7 +28,25 @@ def test_a_node_tells_what_it_sees(redis_url: str, client: Client, tmp_path: Pat
         told = look(str(marker), redis_url, PACKAGES)
     assert told["sees"] and told["redis"] == "" and abs(told["skew_s"]) < 1
     assert {"areal-rl", "torch", "ray"} <= told["packages"].keys() <= set(PACKAGES)
+    assert told["memory"] >= told["memory_free"] > 0 and told["gpu_mib"] == [] and told["gpu_error"] == ""
     assert not (tmp_path / "runs").exists()
+
+
+def test_a_node_tells_of_gpus_that_ray_hides_from_a_task(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(nvidia.shutil, "which", lambda name: "/bin/echo")
+    monkeypatch.setattr(nvidia, "QUERY", ["NVIDIA A, 24576, 3, 570.1"])
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert look(str(tmp_path / "marker"), None, ())["gpu_mib"] == [24576]
+    monkeypatch.setattr(nvidia, "QUERY", ["Driver/library version mismatch"])
+    told = look(str(tmp_path / "marker"), None, ())
+    assert (told["gpu_mib"], told["gpu_error"]) == ([], "Driver/library version mismatch")
+
+
+def test_a_node_without_this_areal_answers_all_the_same(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setitem(sys.modules, "areal.launch.cluster.cgroups", None)
+    told = look(str(tmp_path / "marker"), None, ())
+    node = SurveyedNode("10.0.0.1", **told)
+    assert (node.memory, list(node.gpu_mib), node.called) == (0, [], f"{told['name']} (10.0.0.1)")
 
 
 def test_a_node_that_sees_another_folder_or_no_redis_says_so(tmp_path: Path) -> None:
@@ -74,8 +94,9 @@ def ray_address(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 def test_nodes_of_a_real_cluster_answer_who_has_its_token(
     ray_address: str, redis_url: str, client: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (node,) = survey(ray_address, tmp_path / "runs" / "mine", redis_url)
-    assert (node.host, node.cpus, node.error, node.redis) == ("127.0.0.1", 2.0, "", "")
+    (node,) = survey(ray_address, tmp_path / "runs" / "mine", redis_url, meet=True)
+    assert (node.host, node.resources["CPU"], node.error, node.redis) == ("127.0.0.1", 2.0, "", "")
+    assert node.place == Node(node.id, "127.0.0.1", node.resources) and node.memory >= node.memory_free > 0
     assert node.sees and abs(node.skew_s) < 1 and node.name == os.uname().nodename
     assert "areal-rl" in node.packages
     monkeypatch.delenv("RAY_AUTH_TOKEN")

@@ -8,7 +8,7 @@ from areal.broker.client import Client, connect
 from areal.broker.errors import ArealError, ConfigError
 from areal.broker.server import EmbeddedRedis
 from areal.launch.cluster import transport
-from areal.launch.cluster.nodes import Node
+from areal.launch.cluster.nodes import SurveyedNode
 from areal.launch.cluster.transport import Choice, bytes_in_redis, choose_transport, require_room, told, weights_bytes
 from areal.launch.config import RunConfig, load_run_config
 from areal.launch.driver.run import Driver
@@ -17,7 +17,7 @@ from areal.launch.models.size import ModelSize
 from ..test_config import CONFIGS
 
 MODEL = CONFIGS / "models" / "sort"
-SEEING, BLIND = Node("10.0.0.1", name="head", sees=True), Node("10.0.0.2", name="other")
+SEEING, BLIND = SurveyedNode("10.0.0.1", name="head", sees=True), SurveyedNode("10.0.0.2", name="other")
 CLUSTER = ("cluster.address=auto", "broker.url=redis://10.0.0.1")
 
 
@@ -26,11 +26,11 @@ def config_of(*overrides: str) -> RunConfig:
 
 
 @pytest.fixture
-def nodes(monkeypatch: pytest.MonkeyPatch) -> list[Node]:
+def nodes(monkeypatch: pytest.MonkeyPatch) -> list[SurveyedNode]:
     """Those that a cluster has; it may be asked only where a test names some."""
-    found: list[Node] = []
+    found: list[SurveyedNode] = []
 
-    def survey(*arguments: Any) -> list[Node]:
+    def survey(*arguments: Any) -> list[SurveyedNode]:
         if not found:
             raise ArealError("nobody was to be asked")
         return found
@@ -39,29 +39,29 @@ def nodes(monkeypatch: pytest.MonkeyPatch) -> list[Node]:
     return found
 
 
-def test_what_is_said_is_done(nodes: list[Node]) -> None:
+def test_what_is_said_is_done(nodes: list[SurveyedNode]) -> None:
     for way in ("directory", "redis"):
         assert choose_transport(config_of(f"broker.weights={way}", *CLUSTER), "redis://x").weights == way
 
 
-def test_one_machine_has_one_directory(nodes: list[Node]) -> None:
+def test_one_machine_has_one_directory(nodes: list[SurveyedNode]) -> None:
     choice = choose_transport(config_of(), "redis://x")
     assert told(choice) == "weights travel through the run's directory: the run is on one machine"
 
 
-def test_a_directory_that_all_nodes_see_is_used(nodes: list[Node]) -> None:
+def test_a_directory_that_all_nodes_see_is_used(nodes: list[SurveyedNode]) -> None:
     nodes += [SEEING, SEEING]
     choice = choose_transport(config_of(*CLUSTER), "redis://x")
     assert choice == Choice("directory", "all 2 nodes see it")
 
 
-def test_redis_is_used_where_one_node_does_not_see_it(nodes: list[Node]) -> None:
+def test_redis_is_used_where_one_node_does_not_see_it(nodes: list[SurveyedNode]) -> None:
     nodes += [SEEING, BLIND]
     choice = choose_transport(config_of(*CLUSTER), "redis://x")
     assert told(choice) == "weights travel through Redis: other do not see the run's directory"
 
 
-def test_a_cluster_that_cannot_be_asked_is_an_error(nodes: list[Node]) -> None:
+def test_a_cluster_that_cannot_be_asked_is_an_error(nodes: list[SurveyedNode]) -> None:
     with pytest.raises(ArealError, match="nobody"):
         choose_transport(config_of(*CLUSTER), "redis://x")
 
@@ -117,7 +117,7 @@ class Aside:
 
 @pytest.mark.parametrize(("found", "way"), [([SEEING], "directory"), ([SEEING, BLIND], "redis")])
 def test_all_roles_get_what_was_chosen(
-    found: list[Node], way: str, nodes: list[Node], client: Client, tmp_path: Path
+    found: list[SurveyedNode], way: str, nodes: list[SurveyedNode], client: Client, tmp_path: Path
 ) -> None:
     nodes += found
     aside: Any = Aside()

@@ -6,10 +6,11 @@ from pathlib import Path
 import psutil
 import pytest
 
-from areal.launch.doctor import redis
+from areal.launch.doctor import cluster, examination, redis
 
 from ..conftest import Areal
 from ..test_config import CONFIGS, MINIMAL
+from .conftest import HEAD
 
 QUICKSTART = str(CONFIGS / "quickstart.yaml")
 
@@ -60,6 +61,28 @@ def test_problems_are_exit_code_1_each_with_its_remedy(
     assert "did not answer PING" in found["redis"]["seen"] and "hidden" not in out
     code, out, _ = areal("doctor", "mine.yaml")
     assert code == 1 and "\n1 problem, " in out and "Traceback" not in out
+
+
+def test_a_cluster_that_a_run_would_be_refused_on_is_exit_code_1(
+    areal: Areal, redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cluster, "survey", lambda *arguments, **options: [HEAD])
+    on_it = ("doctor", QUICKSTART, "cluster.address=auto", f"broker.url={redis_url}", "--json")
+    for wish, level in (((), "ok"), (("cluster.resources.learner.custom={slow: 1}",), "problem")):
+        code, out, _ = areal(*on_it, *wish)
+        found = {check["check"]: check for check in map(json.loads, out.splitlines())}
+        assert found["placement"]["level"] == level and code == int(level == "problem")
+        assert {"parameters", "kv cache", "memory", "shared directory"} <= found.keys()
+
+
+def test_of_a_model_that_is_not_here_a_cluster_cannot_be_told_whether_it_fits(
+    areal: Areal, redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cluster, "survey", lambda *arguments, **options: [HEAD])
+    monkeypatch.setattr(examination, "size_of", lambda path: None)
+    _, out, _ = areal("doctor", QUICKSTART, "cluster.address=auto", f"broker.url={redis_url}", "--json")
+    found = [check for check in map(json.loads, out.splitlines()) if check["check"] == "memory"]
+    assert [check["level"] for check in found] == ["warning"] and "cannot be told" in found[0]["seen"]
 
 
 @pytest.mark.parametrize("arguments", [["nowhere.yaml"], [QUICKSTART, "learner.stpes=3"], ["--fast"]])

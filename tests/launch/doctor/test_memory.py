@@ -1,29 +1,13 @@
-from pathlib import Path
-
 import pytest
 
 from areal.launch.cluster.gpus import GpuShares
 from areal.launch.doctor import memory
 from areal.launch.doctor.finding import Finding
-from areal.launch.doctor.memory import kv_bytes, look_at_lengths, look_at_memory, machine_bytes, need_of
+from areal.launch.doctor.memory import kv_bytes, look_at_memory, look_at_size, need_of
 from areal.launch.models.size import ModelSize
 from areal.launch.units import GIB
 
-from .conftest import Configure
-
-TOLD = {
-    "hidden_size": 64,
-    "intermediate_size": 192,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "head_dim": 16,
-    "num_hidden_layers": 2,
-    "max_position_embeddings": 512,
-    "vocab_size": 16,
-}
-SMALL = ModelSize({"model.layers.0.self_attn.q_proj.weight": (1000, 1000)}, TOLD)
-LARGE = ModelSize({"model.layers.0.self_attn.q_proj.weight": (100_000, 80_000)}, TOLD)
-"""8 thousand million parameters."""
+from .conftest import LARGE, SMALL, TOLD, Configure
 
 LORA = "model.lora={rank: 8}"
 FULL = GpuShares(1, 1)
@@ -83,7 +67,7 @@ def test_the_kv_cache_of_a_cpu_holds_one_sequence_or_not(configure: Configure) -
 def test_a_length_beyond_the_models_positions_is_a_problem(configure: Configure) -> None:
     config = configure("rollout.engine.max_model_len=1024")
     assert level_of(list(look_at_memory(config, SMALL, 0, GpuShares())), "lengths") == "problem"
-    assert [finding.check for finding in look_at_lengths(config, SMALL, on_gpu=True)] == ["lengths"]
+    assert [finding.check for finding in look_at_size(config, SMALL)] == ["parameters", "lengths"]
     for key in ("rope_scaling", "rope_parameters"):
         scaled = ModelSize(SMALL.shapes, TOLD | {key: {"rope_type": "yarn", "factor": 4}})
         assert all(finding.check != "lengths" for finding in look_at_memory(config, scaled, 0, GpuShares()))
@@ -115,17 +99,6 @@ def test_a_gpus_memory_is_enough_or_not(
     on_gpu = [finding for finding in found if finding.check == "gpu memory"]
     assert level in [finding.level for finding in on_gpu]
     assert any(says in finding.seen + finding.remedy for finding in on_gpu)
-
-
-def test_the_limit_of_a_container_counts(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    limit = tmp_path / "memory.max"
-    monkeypatch.setattr(memory, "CGROUP_LIMITS", (tmp_path / "none", limit))
-    total, available = machine_bytes()
-    assert 0 < available <= total
-    limit.write_text("max\n")
-    assert machine_bytes()[0] == total
-    limit.write_text(f"{2**27}\n")
-    assert machine_bytes() == (2**27, 2**27)
 
 
 def test_a_model_that_sees_images_is_as_large_as_its_language_model(configure: Configure) -> None:
