@@ -5,6 +5,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from ...broker.errors import ArealError
@@ -23,16 +24,24 @@ class Guard:
     """Stays beside a driver until that ends by itself; what it is told by signals it passes on."""
 
     def __init__(
-        self, driver: Sequence[str], environment: Mapping[str, str], directory: Path, *, max_restarts: int
+        self,
+        driver: Sequence[str],
+        environment: Mapping[str, str],
+        directory: Path,
+        *,
+        handed: bytes,
+        max_restarts: int,
     ) -> None:
         """
         driver: the command.
         directory: the run directory.
+        handed: what each driver reads from its standard input.
         max_restarts: how often in a row the driver is started again.
         """
         self._driver = driver
         self._environment = environment
         self._directory = directory
+        self._handed = handed
         self._max_restarts = max_restarts
         self._process: subprocess.Popen[bytes] | None = None
         self._told_to_end = False
@@ -44,8 +53,9 @@ class Guard:
         killed = 0
         while True:
             began = time.monotonic()
-            self._process = subprocess.Popen(self._driver, stdin=subprocess.DEVNULL, env=self._environment)
+            self._process = subprocess.Popen(self._driver, stdin=subprocess.PIPE, env=self._environment)
             leave_terminal(Path(os.devnull))  # which the driver holds now, until it has its log
+            hand(self._process, self._handed)
             exit_code = self._process.wait()
             if exit_code >= 0:
                 return exit_code
@@ -71,3 +81,10 @@ class Guard:
         self._told_to_end = True
         if self._process is not None and self._process.poll() is None:
             self._process.send_signal(number)
+
+
+def hand(process: "subprocess.Popen[bytes]", handed: bytes) -> None:
+    """Write what a process reads from its standard input, to the end, if it still does."""
+    assert process.stdin is not None
+    with suppress(BrokenPipeError), process.stdin as pipe:
+        pipe.write(handed)
