@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from areal.launch.driver.logbook import read_driving
+from areal.launch.driver.logbook import Logbook, read_driving
 
 from ..fake_driver import until
 
@@ -63,6 +63,30 @@ def test_one_that_is_killed_is_started_again(directory: Path) -> None:
     process.communicate(timeout=60)
     assert process.returncode == 130 and len(lives(directory)) == 2
     assert "the driver was killed by SIGKILL" in (directory / "logs" / "driver.log").read_text()
+
+
+def test_one_that_is_ended_without_a_word_is_started_again(directory: Path) -> None:
+    process = start(directory, "os._exit(1 if len(lives.read_text().split()) < 2 else 0)")  # as Ray does
+    process.communicate(timeout=60)
+    assert process.returncode == 0 and len(lives(directory)) == 2
+    assert (
+        "the driver was killed by an exit with code 1, not its own" in (directory / "logs" / "driver.log").read_text()
+    )
+
+
+def test_one_that_fails_is_not_started_again(directory: Path) -> None:
+    process = start(directory, "logbook.end('failed', 1, 'it broke')\nsys.exit(1)")
+    process.communicate(timeout=60)
+    driving = read_driving(directory)
+    assert process.returncode == 1 and len(lives(directory)) == 1
+    assert driving is not None and driving.error == "it broke"
+
+
+def test_one_that_fails_before_it_has_a_logbook_is_not_started_again(directory: Path) -> None:
+    Logbook(directory, run="mine", guard=1)  # of an earlier one, which was killed
+    program = [sys.executable, "-c", GUARD, str(directory), "import sys; print('odd', flush=True); sys.exit(1)"]
+    done = subprocess.run(program, check=False, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout) == (1, "odd\n")
 
 
 def test_each_driver_reads_what_it_is_handed(directory: Path) -> None:
