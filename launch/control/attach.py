@@ -14,7 +14,8 @@ from ..records.rundir import METRICS, SUMMARY, read_metrics, read_summary
 from ..records.tally import Record
 from ..records.words import IMAGES, TEXTS
 from .locate import Place
-from .watched import GUARDED_S, Look, Watched, how_it_stands, require_under_way, watch
+from .look import GUARDED_S, Look, how_it_stands
+from .watched import Watched, require_under_way, watch
 
 READ_S = 0.3
 LOOK_BACK_S = 30.0
@@ -100,10 +101,9 @@ def _look(watched: Watched, seen_at: float) -> Look | None:
 def _await_next(watched: Watched) -> Look:
     """Wait for the driver that takes the place of one that was killed. Raises ArealError where none does."""
     look = watched.look()
-    guarded = look.driving is not None and look.driving.guard is not None
     deadline = time.monotonic() + GUARDED_S
     while look.gone:
-        if not guarded or time.monotonic() > deadline:
+        if not look.awaited or time.monotonic() > deadline:
             raise ArealError(f"{watched.name}: {how_it_stands(look)}")
         time.sleep(READ_S)
         look = watched.look()

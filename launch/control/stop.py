@@ -9,7 +9,8 @@ from ...broker.errors import ArealError, DeadlineExceeded
 from ...broker.helm import FAILED, STOP, STOP_NOW, Driving
 from .attach import exit_code_of, follow
 from .locate import Place
-from .watched import Watched, how_it_stands, is_here, require_under_way, watch
+from .look import how_it_stands, is_here
+from .watched import Watched, require_under_way, watch
 
 NOW_S = 20.0
 """How long a driver may take to stop at once before it is killed."""

@@ -15,6 +15,7 @@ from areal.broker.helm import STOP, STOP_NOW, Driving, Helm
 from areal.broker.server import EmbeddedRedis
 from areal.launch.control import attach, locate, stop, watched
 from areal.launch.control.attach import merged
+from areal.launch.control.look import look_into
 
 from ..conftest import Areal
 from ..driver.test_progress import evaluation, event, step
@@ -147,7 +148,7 @@ def test_ctrl_c_leaves_the_run_going(
         monkeypatch.setattr(attach._Viewer, "read", interrupted)
         code, out, _ = areal("attach", run)
         assert code == 130 and f"left; {run} goes on: areal attach {run}, areal stop {run}" in out
-        assert driver.asked is None and watched.look_into(directory).alive
+        assert driver.asked is None and look_into(directory).alive
 
 
 def test_what_has_been_is_told_once(run: str) -> None:
@@ -162,7 +163,7 @@ def test_a_run_is_asked_to_stop_and_waited_for(areal: Areal, directory: Path, cl
     with FakeDriver(directory, client) as driver:
         code, _, err = areal("stop", run)
         assert (code, err) == (0, "") and driver.asked == STOP
-    assert not watched.look_into(directory).held
+    assert not look_into(directory).held
     code, _, err = areal("stop", run)
     assert code == 1 and f"{run} is not under way: it was stopped" in err
 
@@ -251,7 +252,7 @@ def test_one_on_another_machine_is_not_killed_from_here(
     monkeypatch.setattr(stop, "NOW_S", 1.0)
     monkeypatch.setattr(socket, "gethostname", lambda: "elsewhere")
     with FakeDriver(directory, client, heeds=False) as driver:
-        monkeypatch.setattr(watched.socket, "gethostname", lambda: "here")
+        monkeypatch.setattr(socket, "gethostname", lambda: "here")
         code, _, err = areal("stop", run, "--now")
         assert code == 1 and "on elsewhere)" in err and "kill that process on that machine" in err
         driver.vanish()
