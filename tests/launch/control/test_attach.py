@@ -12,6 +12,7 @@ import pytest
 from areal.broker.client import Client, connect
 from areal.broker.errors import ArealError, ConfigError
 from areal.broker.helm import STOP, STOP_NOW, Driving, Helm
+from areal.broker.keys import Keys
 from areal.broker.server import EmbeddedRedis
 from areal.launch.control import attach, locate, stop, watched
 from areal.launch.control.attach import merged
@@ -135,6 +136,26 @@ def test_a_redis_that_is_all_there_is_and_goes_is_an_error(
         later(server.stop)
         code, _, err = areal("attach", "mine-1234", "--broker", url)
     assert code == 1 and "did not answer" in err
+
+
+def test_a_driver_of_which_nothing_tells_any_more_is_an_error(
+    areal: Areal, stage: Stage, client: Client, redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(attach, "GUARDED_S", 1.0)
+    driver = Driving("aa", "mine", "running", 1, "box", time.time(), "/gone")
+    Helm(client, stage.key).tell(driver)
+    later(lambda: client.delete(Keys(stage.key).driver))
+    code, _, err = areal("attach", stage.key, "--broker", redis_url)
+    assert code == 1 and f"{stage.key}: its Redis has lost what its driver said there, and for 1 s none has said" in err
+
+
+def test_a_redis_that_comes_back_empty_is_told_anew(
+    areal: Areal, stage: Stage, directory: Path, client: Client, redis_url: str
+) -> None:
+    with FakeDriver(directory, client) as driver:
+        later(lambda: client.delete(Keys(stage.key).driver))
+        later(lambda: driver.end(0), 2.5)
+        assert areal("attach", stage.key, "--broker", redis_url)[0] == 0
 
 
 def test_ctrl_c_leaves_the_run_going(
