@@ -87,7 +87,8 @@ def how_it_stands(look: Look) -> str:
     if not driving.ended:
         return f"it is {driving.state} ({who})"
     if driving.error:
-        return f"it has failed (exit code {driving.exit_code}): {driving.error}"
+        how = "was stopped" if driving.state == STOPPED else "has failed"
+        return f"it {how} (exit code {driving.exit_code}): {driving.error}"
     return "it was stopped; the same `areal run` resumes it" if driving.state == STOPPED else "it is done"
 
 

@@ -228,6 +228,29 @@ def test_a_run_that_fails_meanwhile_did_not_do_as_asked(
     assert code == 1 and "it broke" in out and f"{run} ended, but not as it was asked to (exit code 1)" in err
 
 
+UNDRAINED = "not drained within 60 s (cluster.drain_s)"
+
+
+@pytest.mark.parametrize("how", [[], ["--now"]])
+def test_a_run_that_was_killed_as_it_drained_did_not_do_as_asked(
+    areal: Areal, directory: Path, client: Client, run: str, how: list[str]
+) -> None:
+    with FakeDriver(directory, client, heeds=False) as driver:
+
+        def killed() -> None:
+            driver.logbook.end("stopped", 130, UNDRAINED)
+            driver.vanish()
+
+        later(killed)
+        code, out, err = areal("stop", run, *how)
+    assert f"error: it was stopped (exit code 130): {UNDRAINED}" in out
+    if how:  # at once is without a checkpoint
+        assert (code, err) == (0, "")
+    else:
+        assert code == 1 and f"{run} ended, but not as it was asked to (exit code 130: {UNDRAINED})" in err
+    assert UNDRAINED in areal("status", run)[1]
+
+
 def test_waiting_has_an_end(areal: Areal, directory: Path, client: Client, run: str) -> None:
     with FakeDriver(directory, client, heeds=False):
         code, _, err = areal("stop", run, "--timeout", "1")
