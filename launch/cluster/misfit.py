@@ -4,12 +4,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from ..roles import LEARNER, ROLLOUT
-from .fit import SLACK, Need, Node, Wanted, learner_nodes, room, told
+from .fit import SLACK, Capacity, Need, Wanted, learner_nodes, room, told
 
 FEWER = "lower learner.ranks, rollout.workers or cluster.resources, or add nodes"
 
 
-def why_not(nodes: Sequence[Node], wanted: Wanted, beside: Mapping[str, float]) -> str | None:
+def why_not(nodes: Sequence[Capacity], wanted: Wanted, beside: Mapping[str, float]) -> str | None:
     """The reason, with the key to change; None if they fit. `beside` is what rewards take of the cluster."""
     return (
         _no_node_for(nodes, LEARNER, wanted.rank)
@@ -27,13 +27,13 @@ def told_wanted(wanted: Wanted) -> str:
     )
 
 
-def told_nodes(nodes: Sequence[Node], most: int = 8) -> str:
+def told_nodes(nodes: Sequence[Capacity], most: int = 8) -> str:
     """Nodes, with what they have."""
     shown = "; ".join(f"{node.host} has {told(node.total)}" for node in nodes[:most])
     return f"{shown}; and {len(nodes) - most} more" if len(nodes) > most else shown or "is no node"
 
 
-def _no_node_for(nodes: Sequence[Node], role: str, need: Need) -> str | None:
+def _no_node_for(nodes: Sequence[Capacity], role: str, need: Need) -> str | None:
     if any(room(node.total, need) for node in nodes):
         return None
     lacking = {
@@ -45,7 +45,7 @@ def _no_node_for(nodes: Sequence[Node], role: str, need: Need) -> str | None:
     return f"no node has {what}, which cluster.resources.{role} wants"
 
 
-def _too_little(nodes: Sequence[Node], wanted: Wanted, beside: Mapping[str, float]) -> str | None:
+def _too_little(nodes: Sequence[Capacity], wanted: Wanted, beside: Mapping[str, float]) -> str | None:
     """What there is not enough of on all nodes together."""
     rank, worker = wanted.rank.resources, wanted.worker.resources
     for name in {**rank, **worker, **beside}:
@@ -57,7 +57,7 @@ def _too_little(nodes: Sequence[Node], wanted: Wanted, beside: Mapping[str, floa
     return None
 
 
-def _no_arrangement(nodes: Sequence[Node], wanted: Wanted) -> str | None:
+def _no_arrangement(nodes: Sequence[Capacity], wanted: Wanted) -> str | None:
     """Which wish about who is where has to go."""
     if learner_nodes(nodes, wanted) is not None:
         return None

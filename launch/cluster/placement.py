@@ -12,7 +12,7 @@ from ...broker.errors import ConfigError
 from ..cluster_config import ClusterConfig
 from ..roles import LEARNER, ROLLOUT
 from .company import Company
-from .fit import GPU, SLOT, Need, Node, Wanted, learner_nodes
+from .fit import GPU, SLOT, Capacity, Need, Wanted, learner_nodes
 from .gpus import GpuShares
 from .misfit import told_nodes, told_wanted, why_not
 
@@ -75,10 +75,10 @@ class Placement:
         if group is not None:
             self._ray.util.remove_placement_group(group)
 
-    def nodes(self) -> list[Node]:
+    def nodes(self) -> list[Capacity]:
         """Those that are alive."""
         return [
-            Node(node["NodeID"], node["NodeManagerAddress"], node["Resources"])
+            Capacity(node["NodeID"], node["NodeManagerAddress"], node["Resources"])
             for node in self._ray.nodes()
             if node["Alive"]
         ]
@@ -123,7 +123,7 @@ class Placement:
         )
 
 
-def _check_hosts(nodes: Sequence[Node], num_ranks: int) -> None:
+def _check_hosts(nodes: Sequence[Capacity], num_ranks: int) -> None:
     hosts = sorted({node.host for node in nodes})
     alone = [host for host in hosts if host == "::1" or host.startswith("127.")]
     if alone and len(hosts) > 1:

@@ -4,13 +4,13 @@ from dataclasses import replace
 
 import pytest
 
-from areal.launch.cluster.fit import Need, Node, Wanted, learner_nodes, room, told
+from areal.launch.cluster.fit import Capacity, Need, Wanted, learner_nodes, room, told
 
 CPU, GPU = Need({"CPU": 1}), Need({"CPU": 1, "GPU": 1})
 
 
-def nodes(*totals: dict[str, float]) -> list[Node]:
-    return [Node(f"n{index}", f"10.0.0.{index}", total) for index, total in enumerate(totals)]
+def nodes(*totals: dict[str, float]) -> list[Capacity]:
+    return [Capacity(f"n{index}", f"10.0.0.{index}", total) for index, total in enumerate(totals)]
 
 
 def wanted(ranks: int, workers: int, affinity: str = "any", strategy: str = "pack") -> Wanted:
