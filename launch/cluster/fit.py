@@ -115,7 +115,7 @@ def room(has: Mapping[str, float], need: Need) -> int:
     return max(0, min(counts))
 
 
-def told(resources: Mapping[str, float]) -> str:
+def told_resources(resources: Mapping[str, float]) -> str:
     """In words, for a message: what Ray adds for itself is left out."""
     named = [f"{count:g} {name}" for name, count in sorted(resources.items()) if count and not RAYS_OWN.match(name)]
     return ", ".join(named) or "nothing"

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from ..roles import LEARNER, ROLLOUT
-from .fit import SLACK, Capacity, Need, Wanted, learner_nodes, room, told
+from .fit import SLACK, Capacity, Need, Wanted, learner_nodes, room, told_resources
 
 FEWER = "lower learner.ranks, rollout.workers or cluster.resources, or add nodes"
 
@@ -21,15 +21,13 @@ def why_not(nodes: Sequence[Capacity], wanted: Wanted, beside: Mapping[str, floa
 
 def told_wanted(wanted: Wanted) -> str:
     """All roles, with what they take."""
-    return (
-        f"{wanted.ranks} learner rank(s) of {told(wanted.rank.resources)} each and {wanted.workers} rollout worker(s) of "
-        f"{told(wanted.worker.resources)} each"
-    )
+    rank, worker = told_resources(wanted.rank.resources), told_resources(wanted.worker.resources)
+    return f"{wanted.ranks} learner rank(s) of {rank} each and {wanted.workers} rollout worker(s) of {worker} each"
 
 
 def told_nodes(nodes: Sequence[Capacity], most: int = 8) -> str:
     """Nodes, with what they have."""
-    shown = "; ".join(f"{node.host} has {told(node.total)}" for node in nodes[:most])
+    shown = "; ".join(f"{node.host} has {told_resources(node.total)}" for node in nodes[:most])
     return f"{shown}; and {len(nodes) - most} more" if len(nodes) > most else shown or "is no node"
 
 
@@ -41,7 +39,7 @@ def _no_node_for(nodes: Sequence[Capacity], role: str, need: Need) -> str | None
         for name, each in need.resources.items()
         if not any(node.total.get(name, 0.0) + SLACK >= each for node in nodes)
     }
-    what = told(lacking) if lacking else f"{told(need.resources)} at once"
+    what = told_resources(lacking) if lacking else f"{told_resources(need.resources)} at once"
     return f"no node has {what}, which cluster.resources.{role} wants"
 
 
