@@ -6,11 +6,10 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from .fleet.autoscale import AutoscaleConfig
+from .secret import SECRET
 
 ADDRESS = re.compile(r"auto|(ray://)?(\[[0-9a-fA-F:.]+\]|[^\s/:@\[\]]+):\d{1,5}")
 VARIABLE = r"^[A-Za-z_][A-Za-z0-9_]*$"
-SECRET = re.compile(r"passw|secret|token(?!s|iz)|credential|api_?key|access_?key|private_?key", re.IGNORECASE)
-"""Variables of such names hold what is not to be written down."""
 THREADS = "OMP_NUM_THREADS"
 
 Variable = Annotated[str, Field(pattern=VARIABLE)]

@@ -28,6 +28,7 @@ from ..rewards.config import RewardConfig, RewardsConfig
 from ..rollout.config import RolloutConfig
 from .cluster_config import ClusterConfig
 from .parts import keys_and_models
+from .secret import secret_keys
 from .written import load_tree
 
 Model = TypeVar("Model", bound=BaseModel)
@@ -132,6 +133,21 @@ class RunConfig(BaseModel):
             raise ValueError(
                 f"checkpoint.best is {self.checkpoint.best} and {missing} 0: without evaluations no weights are the best; "
                 f"set {missing} to 1 or more, or checkpoint.best to 0"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _may_be_written_down(self) -> "RunConfig":
+        """What is handed on as it is, to functions and to vLLM, goes into the run directory and into Redis."""
+        functions, parts = self.rewards.functions, self.dataset.mixture
+        free = {f"rewards.functions.{index}.kwargs": function.kwargs for index, function in enumerate(functions)}
+        free |= {f"dataset.mixture.{index}.kwargs": part.kwargs for index, part in enumerate(parts)}
+        free |= {"dataset.kwargs": self.dataset.kwargs, "rollout.engine.args": self.rollout.engine.args}
+        found = [key for place, value in free.items() for key in secret_keys(value, place)]
+        if found:
+            raise ValueError(
+                f"{found[0]} would be written into the run directory and into Redis, and by its name it is secret: set it in the "
+                "environment of areal, name that variable in cluster.pass_env, and have it read from there"
             )
         return self
 

@@ -12,7 +12,7 @@ from ..roles import LEARNER
 from .actor import Cargo, RoleActor
 from .company import Company, Placed
 from .distant_logs import DistantLogs
-from .fit import told
+from .fit import told_resources
 from .placement import Placement
 from .shipping import Shipment
 
@@ -128,10 +128,10 @@ class Actors:
 
     def _told_room(self, placed: Placed) -> str:
         """What a role wants, and what there is."""
-        wanted = told(self._placement.needs[placed.spec.role].resources)
+        wanted = told_resources(self._placement.needs[placed.spec.role].resources)
         if self._config.affinity != "any":
             wanted += f" (cluster.affinity is {self._config.affinity})"
-        return f"it wants {wanted}, and the cluster has {told(self._ray.available_resources())} left"
+        return f"it wants {wanted}, and the cluster has {told_resources(self._ray.available_resources())} left"
 
     def _tell_distance(self, placed: Placed) -> None:
         """Say it of a role from whose node the run directory is not seen."""

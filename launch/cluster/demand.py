@@ -7,7 +7,7 @@ from functools import partial
 
 from ..cluster_config import ClusterConfig
 from ..roles import LEARNER, ROLLOUT
-from .fit import GPU, SLOT, Need, Node, Wanted, learner_nodes
+from .fit import GPU, SLOT, Capacity, Need, Wanted, learner_nodes
 from .gpus import GpuShares
 
 
@@ -31,7 +31,7 @@ def wanted_of(config: ClusterConfig, needs: Mapping[str, Need], *, ranks: int, w
     )
 
 
-def loads(node: Node, wanted: Wanted) -> Iterator[tuple[int, int]]:
+def loads(node: Capacity, wanted: Wanted) -> Iterator[tuple[int, int]]:
     """The numbers of ranks that a node may come to have, each with the most workers that there may be beside them."""
     for ranks in (0, wanted.ranks) if wanted.strategy == "strict_pack" else range(wanted.ranks + 1):
         here = replace(wanted, ranks=ranks)
@@ -40,7 +40,7 @@ def loads(node: Node, wanted: Wanted) -> Iterator[tuple[int, int]]:
         yield ranks, bisect_left(range(1, wanted.workers + 1), True, key=partial(_is_too_many, node, here))
 
 
-def _is_too_many(node: Node, wanted: Wanted, workers: int) -> bool:
+def _is_too_many(node: Capacity, wanted: Wanted, workers: int) -> bool:
     return learner_nodes([node], replace(wanted, workers=workers)) is None
 
 

@@ -12,7 +12,7 @@ logger = logging.getLogger(__name__)
 
 EVERY_S = 1.0
 REST_S = 2.0
-"""How long to wait for what is left of a log once its role has ended."""
+"""How long to wait for what is left of a log as its role ends."""
 MAX_PARTS = 64
 """Of such a rest: what is longer is cut."""
 
@@ -40,7 +40,7 @@ class DistantLogs:
                 placed.log_asked = self._ask(placed)
 
     def fetch_rest(self, placed: Placed) -> None:
-        """Take in what is left of the log of a role that has just ended, if its node still tells."""
+        """Take in what is left of the log of a role that has just ended, or is about to be killed, if its node still tells."""
         if not _is_distant(placed):
             return
         for _ in range(MAX_PARTS):

@@ -26,7 +26,7 @@ class Need:
 
 
 @dataclass(frozen=True, slots=True)
-class Node:
+class Capacity:
     """What a node has, used or not."""
 
     id: str
@@ -53,7 +53,9 @@ class _Plan:
     nodes: tuple[str, ...] = field(default=(), compare=False)
 
 
-def learner_nodes(nodes: Sequence[Node], wanted: Wanted, *, taken: AbstractSet[str] = frozenset()) -> set[str] | None:
+def learner_nodes(
+    nodes: Sequence[Capacity], wanted: Wanted, *, taken: AbstractSet[str] = frozenset()
+) -> set[str] | None:
     """The nodes, as few as can be, that the ranks may have so that all fit; None if they do not. No rank is put on one `taken`."""
     plans = {0: _Plan()}
     for node in nodes:
@@ -62,7 +64,7 @@ def learner_nodes(nodes: Sequence[Node], wanted: Wanted, *, taken: AbstractSet[s
     return set(whole.nodes) if whole is not None and whole.workers >= wanted.workers else None
 
 
-def _with(plans: Mapping[int, _Plan], node: Node, here: Wanted, all_ranks: int) -> dict[int, _Plan]:
+def _with(plans: Mapping[int, _Plan], node: Capacity, here: Wanted, all_ranks: int) -> dict[int, _Plan]:
     """The best plans once a node more may be used."""
     best: dict[int, _Plan] = {}
     for count in _counts(node, here):
@@ -80,7 +82,7 @@ def _with(plans: Mapping[int, _Plan], node: Node, here: Wanted, all_ranks: int) 
     return best
 
 
-def _counts(node: Node, wanted: Wanted) -> Iterator[int]:
+def _counts(node: Capacity, wanted: Wanted) -> Iterator[int]:
     """How many ranks a node may have."""
     yield 0
     most = min(wanted.ranks, room(node.total, wanted.rank))
@@ -93,7 +95,7 @@ def _counts(node: Node, wanted: Wanted) -> Iterator[int]:
         yield from range(1, most + 1)
 
 
-def _workers_beside(ranks: int, node: Node, wanted: Wanted) -> int:
+def _workers_beside(ranks: int, node: Capacity, wanted: Wanted) -> int:
     if (wanted.affinity == "apart" and ranks) or (wanted.affinity == "together" and not ranks):
         return 0
     left = {name: has - ranks * wanted.rank.resources.get(name, 0.0) for name, has in node.total.items()}
@@ -113,7 +115,7 @@ def room(has: Mapping[str, float], need: Need) -> int:
     return max(0, min(counts))
 
 
-def told(resources: Mapping[str, float]) -> str:
+def told_resources(resources: Mapping[str, float]) -> str:
     """In words, for a message: what Ray adds for itself is left out."""
     named = [f"{count:g} {name}" for name, count in sorted(resources.items()) if count and not RAYS_OWN.match(name)]
     return ", ".join(named) or "nothing"

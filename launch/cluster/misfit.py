@@ -4,12 +4,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from ..roles import LEARNER, ROLLOUT
-from .fit import SLACK, Need, Node, Wanted, learner_nodes, room, told
+from .fit import SLACK, Capacity, Need, Wanted, learner_nodes, room, told_resources
 
 FEWER = "lower learner.ranks, rollout.workers or cluster.resources, or add nodes"
 
 
-def why_not(nodes: Sequence[Node], wanted: Wanted, beside: Mapping[str, float]) -> str | None:
+def why_not(nodes: Sequence[Capacity], wanted: Wanted, beside: Mapping[str, float]) -> str | None:
     """The reason, with the key to change; None if they fit. `beside` is what rewards take of the cluster."""
     return (
         _no_node_for(nodes, LEARNER, wanted.rank)
@@ -19,7 +19,7 @@ def why_not(nodes: Sequence[Node], wanted: Wanted, beside: Mapping[str, float]) 
     )
 
 
-def no_meeting(nodes: Sequence[Node], wanted: Wanted) -> str | None:
+def no_meeting(nodes: Sequence[Capacity], wanted: Wanted) -> str | None:
     """Why ranks on these nodes would not meet, with what to do about it; None if nothing is against it."""
     hosts = sorted({node.host for node in nodes})
     alone = [host for host in hosts if host == "::1" or host.startswith("127.")]
@@ -34,19 +34,17 @@ def no_meeting(nodes: Sequence[Node], wanted: Wanted) -> str | None:
 
 def told_wanted(wanted: Wanted) -> str:
     """All roles, with what they take."""
-    return (
-        f"{wanted.ranks} learner rank(s) of {told(wanted.rank.resources)} each and {wanted.workers} rollout worker(s) of "
-        f"{told(wanted.worker.resources)} each"
-    )
+    rank, worker = told_resources(wanted.rank.resources), told_resources(wanted.worker.resources)
+    return f"{wanted.ranks} learner rank(s) of {rank} each and {wanted.workers} rollout worker(s) of {worker} each"
 
 
-def told_nodes(nodes: Sequence[Node], most: int = 8) -> str:
+def told_nodes(nodes: Sequence[Capacity], most: int = 8) -> str:
     """Nodes, with what they have."""
-    shown = "; ".join(f"{node.host} has {told(node.total)}" for node in nodes[:most])
+    shown = "; ".join(f"{node.host} has {told_resources(node.total)}" for node in nodes[:most])
     return f"{shown}; and {len(nodes) - most} more" if len(nodes) > most else shown or "is no node"
 
 
-def _no_node_for(nodes: Sequence[Node], role: str, need: Need) -> str | None:
+def _no_node_for(nodes: Sequence[Capacity], role: str, need: Need) -> str | None:
     if any(room(node.total, need) for node in nodes):
         return None
     lacking = {
@@ -54,11 +52,11 @@ def _no_node_for(nodes: Sequence[Node], role: str, need: Need) -> str | None:
         for name, each in need.resources.items()
         if not any(node.total.get(name, 0.0) + SLACK >= each for node in nodes)
     }
-    what = told(lacking) if lacking else f"{told(need.resources)} at once"
+    what = told_resources(lacking) if lacking else f"{told_resources(need.resources)} at once"
     return f"no node has {what}, which cluster.resources.{role} wants"
 
 
-def _too_little(nodes: Sequence[Node], wanted: Wanted, beside: Mapping[str, float]) -> str | None:
+def _too_little(nodes: Sequence[Capacity], wanted: Wanted, beside: Mapping[str, float]) -> str | None:
     """What there is not enough of on all nodes together."""
     rank, worker = wanted.rank.resources, wanted.worker.resources
     for name in {**rank, **worker, **beside}:
@@ -70,7 +68,7 @@ def _too_little(nodes: Sequence[Node], wanted: Wanted, beside: Mapping[str, floa
     return None
 
 
-def _no_arrangement(nodes: Sequence[Node], wanted: Wanted) -> str | None:
+def _no_arrangement(nodes: Sequence[Capacity], wanted: Wanted) -> str | None:
     """Which wish about who is where has to go."""
     if learner_nodes(nodes, wanted) is not None:
         return None

@@ -20,7 +20,7 @@ from typing import Any
 from ...broker.errors import ArealError
 from ...broker.lifetime import begin_child
 from . import reach
-from .fit import Node
+from .fit import Capacity
 from .process import own_environment
 
 SURVEY_S = 60.0
@@ -71,9 +71,9 @@ class SurveyedNode:
         return f"{self.name} ({self.host})" if self.name else self.host
 
     @property
-    def place(self) -> Node:
+    def place(self) -> Capacity:
         """It as roles are fitted on it."""
-        return Node(self.id, self.host, self.resources)
+        return Capacity(self.id, self.host, self.resources)
 
 
 def survey(

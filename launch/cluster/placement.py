@@ -13,7 +13,7 @@ from ..cluster_config import ClusterConfig
 from ..roles import LEARNER, ROLLOUT
 from .company import Company
 from .demand import needs_of, wanted_of
-from .fit import GPU, Node, Wanted, learner_nodes
+from .fit import GPU, Capacity, Wanted, learner_nodes
 from .gpus import GpuShares
 from .misfit import no_meeting, told_nodes, told_wanted, why_not
 
@@ -74,10 +74,10 @@ class Placement:
         if group is not None:
             self._ray.util.remove_placement_group(group)
 
-    def nodes(self) -> list[Node]:
+    def nodes(self) -> list[Capacity]:
         """Those that are alive."""
         return [
-            Node(node["NodeID"], node["NodeManagerAddress"], node["Resources"])
+            Capacity(node["NodeID"], node["NodeManagerAddress"], node["Resources"])
             for node in self._ray.nodes()
             if node["Alive"]
         ]

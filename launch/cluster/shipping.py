@@ -24,28 +24,17 @@ from ...learner.config import DatasetConfig
 from ...learner.data.config import PartConfig
 from ...rewards.shipped import FOLDER
 from ..config import RunConfig
+from ..secret import SECRET
 
 MIB = 2**20
 MAX_FILE_BYTES = 10 * MIB
 MAX_BYTES = 100 * MIB
 MAX_FILES = 5000
 SECRETS = (
-    *(
-        "*.key",
-        "*.pem",
-        "*.p12",
-        "*.pfx",
-        "*.jks",
-        "*.kdbx",
-        "*.ppk",
-        "*.gpg",
-        "*.asc",
-        "id_rsa*",
-        "id_dsa*",
-        "id_ecdsa*",
-    ),
-    *("id_ed25519*", "*credential*", "*secret*", "*passw*", "*.env", "*.env.*", "*htpasswd*", "*netrc*", "kubeconfig*"),
+    *("*.key", "*.pem", "*.p12", "*.pfx", "*.jks", "*.kdbx", "*.ppk", "*.gpg", "*.asc"),
+    *("id_rsa*", "id_dsa*", "id_ecdsa*", "id_ed25519*", "*.env", "*.env.*", "*htpasswd*", "*netrc*", "kubeconfig*"),
 )
+"""Besides what launch/secret.py has."""
 CLUTTER = (".*", "__pycache__", "*.pyc", "*.pyo", "venv", "node_modules", "*.egg-info")
 PRIVATE_KEY = re.compile(rb"-----BEGIN [A-Z ]*PRIVATE KEY")
 
@@ -123,7 +112,7 @@ class Shipment:
         try:
             if file.is_symlink() or not file.is_file():
                 why = "a link"
-            elif any(_matches(part, SECRETS) for part in Path(known_as).parts):
+            elif any(_is_secret(part) for part in Path(known_as).parts):
                 why = "secret by its name"
             elif file.stat().st_size > MAX_FILE_BYTES:
                 why = _size(file.stat().st_size)
@@ -199,6 +188,11 @@ def _listed_by_git(folder: Path) -> set[str] | None:
 
 def _matches(name: str, patterns: Sequence[str]) -> bool:
     return any(fnmatch(name.lower(), pattern) for pattern in patterns)
+
+
+def _is_secret(name: str) -> bool:
+    """Whether a file or a folder of that name is taken to hold secrets."""
+    return SECRET.search(name) is not None or _matches(name, SECRETS)
 
 
 def _is_environment(folder: Path) -> bool:

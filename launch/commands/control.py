@@ -17,7 +17,8 @@ examples:
   areal stop quickstart --now           at once; the run resumes from its newest checkpoint
   areal stop quickstart-4f0c --broker redis://host:6379/0
 
-exit codes: 0 it has ended, 1 it was not under way, failed meanwhile, or has not ended within --timeout
+exit codes: 0 it has ended, 1 it was not under way, failed meanwhile, did not drain within cluster.drain_s (no last
+checkpoint), or has not ended within --timeout
 """
 
 LOGS = """\

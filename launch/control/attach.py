@@ -14,7 +14,8 @@ from ..records.rundir import METRICS, SUMMARY, read_metrics, read_summary
 from ..records.tally import Record
 from ..records.words import IMAGES, TEXTS
 from .locate import Place
-from .watched import GUARDED_S, Look, Watched, how_it_stands, require_under_way, watch
+from .look import GUARDED_S, Look, how_it_stands
+from .watched import Watched, require_under_way, watch
 
 READ_S = 0.3
 LOOK_BACK_S = 30.0
@@ -60,13 +61,13 @@ def follow(
 
     meanwhile: called again and again; BrokerErrors that it raises are no more than a Redis that is not up.
     deadline: by the monotonic clock; past it, DeadlineExceeded.
-    Raises ArealError where the driver was killed.
+    Raises ArealError where the driver was killed, or nothing tells of it any more.
     """
     with _display(driving) as progress:
-        viewer, seen_at = _Viewer(watched, progress), time.monotonic()
+        viewer, told_at = _Viewer(watched, progress), time.monotonic()
         while True:
-            look = _look(watched, seen_at)
-            seen_at = seen_at if look is None else time.monotonic()
+            look = _look(watched, told_at)
+            told_at = told_at if look is None else time.monotonic()
             if look is not None and look.over and look.driving is not None:
                 viewer.read(wait_s=0.01)
                 _tell_end(progress, look.driving)
@@ -87,23 +88,35 @@ def follow(
                 raise DeadlineExceeded(f"{watched.name} has not ended in time")
 
 
-def _look(watched: Watched, seen_at: float) -> Look | None:
-    """How its driver does; None where only Redis knows, and does not answer. Raises BrokerUnavailable after GUARDED_S of that."""
+def _look(watched: Watched, told_at: float) -> Look | None:
+    """How its driver does; None where nothing tells of it, as while a Redis that only knows is away or has come back empty.
+
+    Raises ArealError after GUARDED_S of that.
+    """
+    late = time.monotonic() - told_at > GUARDED_S
     try:
-        return watched.look()
+        look = watched.look()
     except BrokerUnavailable:
-        if time.monotonic() - seen_at > GUARDED_S:
+        if late:
             raise
         return None
+    if look.driving is not None or look.held:
+        return look
+    if late:
+        lost = "its Redis" if watched.directory is None else f"{watched.directory}/"
+        raise ArealError(
+            f"{watched.name}: {lost} has lost what its driver said there, and for {GUARDED_S:g} s none has said anything "
+            "more: the driver is gone too; the same `areal run` resumes the run"
+        )
+    return None
 
 
 def _await_next(watched: Watched) -> Look:
     """Wait for the driver that takes the place of one that was killed. Raises ArealError where none does."""
     look = watched.look()
-    guarded = look.driving is not None and look.driving.guard is not None
     deadline = time.monotonic() + GUARDED_S
     while look.gone:
-        if not guarded or time.monotonic() > deadline:
+        if not look.awaited or time.monotonic() > deadline:
             raise ArealError(f"{watched.name}: {how_it_stands(look)}")
         time.sleep(READ_S)
         look = watched.look()

@@ -1,12 +1,13 @@
 """Finds the Redis that holds a run, and the run's key there.
 
 RUN is a run directory    its .id gives the key, its config.yaml the Redis: broker.url, or else the run's own, which
-                          is started for as long as it is looked at if the run is not under way
+                          is started for as long as it is looked at if the run is not under way, nor about to be
 RUN is (part of) a key    on the Redis of --broker
 """
 
 import difflib
 import re
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
@@ -20,9 +21,11 @@ from ...broker.rollcall import Heard, RollCall
 from ...broker.runs import list_runs
 from ...broker.server import EmbeddedRedis, find_live
 from ..config import load_broker_config
-from ..records.rundir import CONFIG, IDENTITY, REDIS, as_argument, read_key
+from ..records.rundir import CONFIG, DRIVER_LOG, IDENTITY, REDIS, as_argument, holder, read_key
+from .look import GUARDED_S, look_into
 
 ANSWER_S = 5.0
+LOOK_S = 0.2
 MAX_NAMED = 8
 
 
@@ -130,9 +133,9 @@ def _open_directory(directory: Path) -> Iterator[Located]:
 
 @contextmanager
 def _own_redis(directory: Path) -> Iterator[tuple[str, bool]]:
-    """The URL of the run's own server, and whether it was up; else it lives as long as this."""
+    """The URL of the run's own server, and whether it was up, or its driver's to start; else it lives as long as this."""
     folder = directory / REDIS
-    if url := find_live(folder):
+    if url := _drivers_redis(directory):
         yield url, True
         return
     if not any(folder.glob("appendonly*")):
@@ -142,6 +145,26 @@ def _own_redis(directory: Path) -> Iterator[tuple[str, bool]]:
         yield server.start(), False
     finally:
         server.stop()
+
+
+def _drivers_redis(directory: Path) -> str | None:
+    """The URL of the run's own server that is up, or that a driver is about to start; None where there is no such driver.
+
+    A driver would fail on a server that was started here meanwhile. Raises ArealError where one starts none in GUARDED_S.
+    """
+    deadline = time.monotonic() + GUARDED_S
+    while True:
+        url, look = find_live(directory / REDIS), look_into(directory)
+        if url is not None or not look.coming:
+            return url
+        if time.monotonic() > deadline:
+            if not look.held:
+                return None
+            raise ArealError(
+                f"{directory} is in use by {holder(directory) or 'another process'}, and the Redis there is not up after "
+                f"{GUARDED_S:g} s: see {directory / 'logs' / DRIVER_LOG}, or wait for that process to end"
+            )
+        time.sleep(LOOK_S)
 
 
 def _is_run(path: Path) -> bool:

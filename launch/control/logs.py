@@ -13,8 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ...broker.errors import ArealError
-from ..records.rundir import DRIVER_LOG, is_held
+from ..records.rundir import DRIVER_LOG
 from ..screen import Screen
+from .look import GUARDED_S, look_into
 
 RANKS = {"debug": 0, "info": 1, "warning": 2, "error": 3, "critical": 4}
 STYLES = {2: "yellow", 3: "bold red", 4: "bold red"}
@@ -83,14 +84,22 @@ def show_logs(directory: Path, roles: Sequence[str], *, last: int, level: str, f
     logs = {role: Log(path) for role, path in _files(folder, roles).items()}
     printer = _Printer(named=len(logs) > 1 or (follow and not roles))
     printer.put(heapq.merge(*(deque(log.lines(rank), last) for log in logs.values()), key=lambda line: line.at))
-    while follow:
-        under_way = is_held(directory)
+    for _ in _until_end(directory) if follow else ():
         for role, path in _files(folder, roles).items():
             printer.put(logs.setdefault(role, Log(path)).lines(rank))
-        if not under_way:
-            break
-        time.sleep(FOLLOW_S)
     return 0
+
+
+def _until_end(directory: Path) -> Iterator[None]:
+    """Again and again while the run goes on, and once after that; a driver that was killed may be replaced for GUARDED_S."""
+    held_at, goes_on = time.monotonic(), True
+    while goes_on:
+        look = look_into(directory)
+        held_at = time.monotonic() if look.held else held_at
+        goes_on = look.held or (look.awaited and time.monotonic() - held_at < GUARDED_S)
+        yield
+        if goes_on:
+            time.sleep(FOLLOW_S)
 
 
 def _files(folder: Path, roles: Sequence[str]) -> dict[str, Path]:

@@ -21,10 +21,11 @@ from ...broker.rollcall import Heard
 from ...broker.runs import count_keys
 from ...broker.server import find_live
 from ...broker.weights import WeightStore
-from ..records.rundir import REDIS, SUMMARY, as_argument, is_held, read_summary
+from ..records.rundir import REDIS, SUMMARY, as_argument, read_summary
 from ..records.tally import Record
 from ..screen import DASH, Screen, Table, plural, span, to_json
 from .locate import ANSWER_S, Located, Place, located_in, open_run, require_directory, run_directories, shared_broker
+from .look import look_into
 from .standing import GONE, Standing, standing_in, standing_on
 
 STYLES = {
@@ -197,7 +198,7 @@ def _has_no_redis(directory: Path) -> bool:
     folder = directory / REDIS
     if shared_broker(directory) is not None or find_live(folder) is not None:
         return False
-    return is_held(directory) or not any(folder.glob("appendonly*"))
+    return look_into(directory).coming or not any(folder.glob("appendonly*"))
 
 
 def _from_files(directory: Path) -> View:

@@ -4,10 +4,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ...broker.client import Client
-from ...broker.helm import Driving, Helm
+from ...broker.helm import STARTING, Driving, Helm
 from ..records.rundir import METRICS, newest_record
 from ..records.tally import numbers
-from .watched import Look, heard_on, how_it_stands, look_into
+from .look import Look, heard_on, how_it_stands, look_into
 
 GONE = "gone"
 
@@ -24,19 +24,25 @@ class Standing:
 
     @property
     def driving(self) -> Driving | None:
-        return self.look.driving
+        """What the driver says, if it is not that of one in whose place there is another."""
+        return None if self.look.displaced else self.look.driving
 
     @property
     def state(self) -> str | None:
-        """As the driver has it, and GONE where it ended without a word; None where no driver has said anything."""
-        if self.driving is None:
-            return None
-        return GONE if self.look.gone else self.driving.state
+        """As the driver has it while it is there; GONE where it ended without a word, STARTING where the next one has begun.
+
+        None where no driver has said anything.
+        """
+        if self.look.displaced:
+            return STARTING
+        if self.look.gone:
+            return GONE
+        return None if self.driving is None else self.driving.state
 
     @property
     def note(self) -> str:
         """What a person should know of how it ended."""
-        told = self.look.gone or (self.driving is not None and self.driving.error)
+        told = self.look.gone or self.look.displaced or (self.driving is not None and self.driving.error)
         return how_it_stands(self.look) if told else ""
 
 

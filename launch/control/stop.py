@@ -6,10 +6,11 @@ import signal
 import time
 
 from ...broker.errors import ArealError, DeadlineExceeded
-from ...broker.helm import FAILED, STOP, STOP_NOW, Driving
+from ...broker.helm import FAILED, STOP, STOP_NOW, STOPPED, Driving
 from .attach import exit_code_of, follow
 from .locate import Place
-from .watched import Watched, how_it_stands, is_here, require_under_way, watch
+from .look import how_it_stands, is_here
+from .watched import Watched, require_under_way, watch
 
 NOW_S = 20.0
 """How long a driver may take to stop at once before it is killed."""
@@ -19,7 +20,7 @@ def stop(run: str, place: Place, *, now: bool, timeout_s: float) -> int:
     """Stop a run, showing how it ends; returns 0 once it has ended, as it was asked to or because it was done.
 
     now: at once, without a checkpoint; a driver of this machine that does not heed is killed.
-    Raises ArealError where it is not under way, and DeadlineExceeded past `timeout_s`.
+    Raises ArealError where it is not under way or did not end as it was asked to, and DeadlineExceeded past `timeout_s`.
     """
     with watch(run, place) as watched:
         driving = require_under_way(watched)
@@ -37,8 +38,9 @@ def stop(run: str, place: Place, *, now: bool, timeout_s: float) -> int:
                     "wait longer, or stop it at once with --now"
                 ) from error
             return _kill(watched)
-        if ended.state == FAILED:
-            raise ArealError(f"{watched.name} ended, but not as it was asked to (exit code {exit_code_of(ended)})")
+        if ended.state == FAILED or (ended.error and not now):
+            why = f"exit code {exit_code_of(ended)}" + (f": {ended.error}" if ended.state == STOPPED else "")
+            raise ArealError(f"{watched.name} ended, but not as it was asked to ({why})")
         return 0
 
 

@@ -1,9 +1,11 @@
 """`areal run CONFIG --detach`: a driver in a session of its own, which no terminal ends.
 
-`python -m areal.launch.driver.detach CONFIG key=value …` is that driver; or, with cluster.on_driver_loss restart, the guard that
-starts one and, when it is killed, another (guard.py).
+`python -m areal.launch.driver.detach CONFIG` is that driver; or, with cluster.on_driver_loss restart, the guard that starts one
+and, when it is killed, another (guard.py). Overrides come by standard input, as a list of JSON: a password may be among them,
+and what is on a command line anybody on the machine may read.
 """
 
+import json
 import os
 import signal
 import subprocess
@@ -19,7 +21,7 @@ from ..cluster.process import own_environment
 from ..control.logs import BEGINS, Log
 from ..records.rundir import DRIVER_LOG, RunDirectory, as_argument
 from ..screen import safe
-from .guard import Guard
+from .guard import Guard, hand
 from .hangup import leave_terminal
 from .logbook import INTERRUPTED, read_driving
 
@@ -37,9 +39,10 @@ def start(config_file: Path, overrides: Sequence[str], directory: Path) -> int:
     list(log.lines(0))  # of earlier drivers
     began = time.time()
     process = subprocess.Popen(
-        command([str(config_file), *overrides]), stdin=subprocess.DEVNULL, env=own_environment(), start_new_session=True
+        command([str(config_file)]), stdin=subprocess.PIPE, env=own_environment(), start_new_session=True
     )
     try:
+        hand(process, json.dumps(overrides).encode())
         return _await_under_way(process, directory, log, began)
     except KeyboardInterrupt:
         name = as_argument(directory)
@@ -114,18 +117,17 @@ def main(arguments: Sequence[str]) -> int:
     from ..cli import guarded
 
     by = int(arguments[1]) if arguments[0] == GUARDED_BY else None
-    file, *overrides = arguments if by is None else arguments[2:]
-    return guarded(partial(_be, Path(file), overrides, by))
+    return guarded(partial(_be, Path(arguments[-1]), sys.stdin.read(), by))
 
 
-def _be(config_file: Path, overrides: Sequence[str], guard: int | None) -> int:
+def _be(config_file: Path, handed: str, guard: int | None) -> int:
     from ..config import load_run_config
     from .run import execute
 
-    config = load_run_config(config_file, overrides)
+    config = load_run_config(config_file, json.loads(handed))
     if config.cluster.on_driver_loss == "restart" and guard is None:
-        driver = command([GUARDED_BY, str(os.getpid()), str(config_file), *overrides])
-        return Guard(driver, own_environment(), config.path, max_restarts=config.cluster.max_restarts).run()
+        driver, restarts = command([GUARDED_BY, str(os.getpid()), str(config_file)]), config.cluster.max_restarts
+        return Guard(driver, own_environment(), config.path, handed=handed.encode(), max_restarts=restarts).run()
     return execute(config, config_file.resolve().parent, opened=_into_log, guard=guard)
 
 

@@ -5,16 +5,20 @@ import signal
 import subprocess
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from ...broker.errors import ArealError
 from ..records.rundir import DRIVER_LOG
 from .hangup import leave_terminal
-from .logbook import say_killed
+from .logbook import INTERRUPTED, read_driving, say_killed
 
 BACKOFF_S = 1.0
 STEADY_S = 120.0
 """A driver that has lived for so long before it was killed starts with a clean count."""
+
+OWN = (0, 2, INTERRUPTED)
+"""Exit codes that nobody but a driver itself ends with."""
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -23,16 +27,24 @@ class Guard:
     """Stays beside a driver until that ends by itself; what it is told by signals it passes on."""
 
     def __init__(
-        self, driver: Sequence[str], environment: Mapping[str, str], directory: Path, *, max_restarts: int
+        self,
+        driver: Sequence[str],
+        environment: Mapping[str, str],
+        directory: Path,
+        *,
+        handed: bytes,
+        max_restarts: int,
     ) -> None:
         """
         driver: the command.
         directory: the run directory.
+        handed: what each driver reads from its standard input.
         max_restarts: how often in a row the driver is started again.
         """
         self._driver = driver
         self._environment = environment
         self._directory = directory
+        self._handed = handed
         self._max_restarts = max_restarts
         self._process: subprocess.Popen[bytes] | None = None
         self._told_to_end = False
@@ -44,21 +56,29 @@ class Guard:
         killed = 0
         while True:
             began = time.monotonic()
-            self._process = subprocess.Popen(self._driver, stdin=subprocess.DEVNULL, env=self._environment)
+            self._process = subprocess.Popen(self._driver, stdin=subprocess.PIPE, env=self._environment)
             leave_terminal(Path(os.devnull))  # which the driver holds now, until it has its log
+            hand(self._process, self._handed)
             exit_code = self._process.wait()
-            if exit_code >= 0:
+            if self._ended_by_itself(self._process.pid, exit_code):
                 return exit_code
             killed = 1 if time.monotonic() - began > STEADY_S else killed + 1
-            name = signal.Signals(-exit_code).name
-            self._note(f"the driver was killed by {name}")
+            killer = signal.Signals(-exit_code).name if exit_code < 0 else f"an exit with code {exit_code}, not its own"
+            self._note(f"the driver was killed by {killer}")
             if killed <= self._max_restarts and not self._told_to_end:
                 time.sleep(BACKOFF_S * 2 ** (killed - 1))
             if killed > self._max_restarts or self._told_to_end:
                 times = f" {killed} times in a row" if killed > 1 else ""
-                text = f"the driver was killed{times}, the last time by {name}; the same `areal run` resumes it"
+                text = f"the driver was killed{times}, the last time by {killer}; the same `areal run` resumes it"
                 say_killed(self._directory, text)
                 raise ArealError(text)
+
+    def _ended_by_itself(self, pid: int, exit_code: int) -> bool:
+        """Whether that driver has said that it ended, or had said nothing at all; Ray ends one with 1 when it loses its head."""
+        if exit_code < 0 or exit_code in OWN:
+            return exit_code >= 0
+        driving = read_driving(self._directory)
+        return driving is None or (driving.pid, driving.guard) != (pid, os.getpid()) or driving.ended
 
     def _note(self, text: str) -> None:
         """In the driver's log, where also goes what the next driver says before it has opened that."""
@@ -71,3 +91,10 @@ class Guard:
         self._told_to_end = True
         if self._process is not None and self._process.poll() is None:
             self._process.send_signal(number)
+
+
+def hand(process: "subprocess.Popen[bytes]", handed: bytes) -> None:
+    """Write what a process reads from its standard input, to the end, if it still does."""
+    assert process.stdin is not None
+    with suppress(BrokenPipeError), process.stdin as pipe:
+        pipe.write(handed)

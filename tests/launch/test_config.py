@@ -486,3 +486,29 @@ def test_rewards_of_a_mixture_are_for_its_parts(path: Path) -> None:
     path.write_text(MINIMAL.replace("sort}]", "sort, sources: [sort]}]"))
     with pytest.raises(ConfigError, match=r"'sort' is no part of dataset\.mixture, which is none"):
         load_run_config(path)
+
+
+@pytest.mark.parametrize(
+    ("override", "key"),
+    [
+        (
+            "rewards.functions=[{name: sort}, {name: judge, kwargs: {api_key: hush}}]",
+            "rewards.functions.1.kwargs.api_key",
+        ),
+        ("rollout.engine.args.hf_token=hush", "rollout.engine.args.hf_token"),
+        ("dataset.kwargs.password=hush", "dataset.kwargs.password"),
+        ("dataset={source: null, mixture: [{source: sort, kwargs: {token: hush}}]}", "dataset.mixture.0.kwargs.token"),
+    ],
+)
+def test_secrets_in_what_is_handed_on_as_it_is_are_refused(path: Path, override: str, key: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_run_config(path, [override])
+    said = str(caught.value)
+    assert f"{key} would be written into the run directory and into Redis" in said and "cluster.pass_env" in said
+    assert "hush" not in said
+
+
+def test_what_names_a_variable_is_no_secret(path: Path) -> None:
+    override = "rewards.functions=[{name: judge, kwargs: {api_key: JUDGE_KEY, max_tokens: 9}}]"
+    kwargs = load_run_config(path, [override]).rewards.functions[0].kwargs
+    assert kwargs == {"api_key": "JUDGE_KEY", "max_tokens": 9}

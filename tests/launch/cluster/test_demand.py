@@ -3,7 +3,7 @@
 import pytest
 
 from areal.launch.cluster.demand import loads, needs_of, wanted_of
-from areal.launch.cluster.fit import Need, Node, Wanted
+from areal.launch.cluster.fit import Capacity, Need, Wanted
 from areal.launch.cluster.gpus import GpuShares
 from areal.launch.cluster_config import ClusterConfig
 
@@ -28,7 +28,7 @@ def test_a_node_may_have_so_many_ranks_and_workers_beside_them(
     has: dict[str, float], affinity: str, strategy: str, expected: list[tuple[int, int]]
 ) -> None:
     wanted = Wanted(2, RANK, 4, WORKER, affinity, strategy)
-    assert list(loads(Node("n0", "10.0.0.1", has), wanted)) == expected
+    assert list(loads(Capacity("n0", "10.0.0.1", has), wanted)) == expected
 
 
 def test_what_is_configured_and_what_is_dealt_is_wanted() -> None:

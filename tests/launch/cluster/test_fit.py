@@ -4,13 +4,13 @@ from dataclasses import replace
 
 import pytest
 
-from areal.launch.cluster.fit import Need, Node, Wanted, learner_nodes, room, told
+from areal.launch.cluster.fit import Capacity, Need, Wanted, learner_nodes, room, told_resources
 
 CPU, GPU = Need({"CPU": 1}), Need({"CPU": 1, "GPU": 1})
 
 
-def nodes(*totals: dict[str, float]) -> list[Node]:
-    return [Node(f"n{index}", f"10.0.0.{index}", total) for index, total in enumerate(totals)]
+def nodes(*totals: dict[str, float]) -> list[Capacity]:
+    return [Capacity(f"n{index}", f"10.0.0.{index}", total) for index, total in enumerate(totals)]
 
 
 def wanted(ranks: int, workers: int, affinity: str = "any", strategy: str = "pack") -> Wanted:
@@ -77,4 +77,4 @@ def test_what_ray_adds_for_itself_is_not_told() -> None:
         "node:10.0.0.1": 1.0,
         "CPU_group_0_a1": 1.0,
     }
-    assert told(has) == "4 CPU, 1.5 judge" and told({}) == "nothing"
+    assert told_resources(has) == "4 CPU, 1.5 judge" and told_resources({}) == "nothing"

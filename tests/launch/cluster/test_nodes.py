@@ -10,7 +10,7 @@ import pytest
 from areal.broker.client import Client
 from areal.broker.errors import ArealError
 from areal.launch.cluster import nvidia
-from areal.launch.cluster.fit import Node
+from areal.launch.cluster.fit import Capacity
 from areal.launch.cluster.loopback import LOCAL_ONLY
 from areal.launch.cluster.nodes import PACKAGES, SurveyedNode, _marker, look, survey
 
@@ -96,7 +96,7 @@ def test_nodes_of_a_real_cluster_answer_who_has_its_token(
 ) -> None:
     (node,) = survey(ray_address, tmp_path / "runs" / "mine", redis_url, meet=True)
     assert (node.host, node.resources["CPU"], node.error, node.redis) == ("127.0.0.1", 2.0, "", "")
-    assert node.place == Node(node.id, "127.0.0.1", node.resources) and node.memory >= node.memory_free > 0
+    assert node.place == Capacity(node.id, "127.0.0.1", node.resources) and node.memory >= node.memory_free > 0
     assert node.sees and abs(node.skew_s) < 1 and node.name == os.uname().nodename
     assert "areal-rl" in node.packages
     monkeypatch.delenv("RAY_AUTH_TOKEN")

@@ -69,6 +69,11 @@ SECRET = {
     "id_ed25519": "x",
     "aws_credentials.json": "x",
     "secrets/api.txt": "x",
+    "hf_token.txt": "x",
+    "token.json": "x",
+    "api_key.txt": "x",
+    "openai-api-key": "x",
+    "service_account_access_key.json": "x",
     "notes.txt": "my key\n-----BEGIN OPENSSH PRIVATE KEY-----\n",
 }
 CLUTTER = {
@@ -84,9 +89,17 @@ def test_secrets_and_clutter_stay_here(home: Path) -> None:
     found = shipment(home)
     assert names(found) == {"run.yaml", "my_reward.py", "words.py", "lists/short.txt"}
     assert "notes.txt (a private key)" in found.left_out and "server.key (secret by its name)" in found.left_out
-    assert "; left out: aws_credentials.json (secret by its name), " in found.told and found.told.endswith(
-        ", and 3 more"
-    )
+    assert {f"{name} (secret by its name)" for name in ("hf_token.txt", "token.json", "api_key.txt")} < {
+        *found.left_out
+    }
+    assert "; left out: api_key.txt (secret by its name), " in found.told and found.told.endswith(", and 8 more")
+
+
+def test_what_is_about_tokens_of_texts_goes(home: Path) -> None:
+    write(home, dict.fromkeys(["tokenizer.json", "tokens.py", "tokenise.py", "special_tokens_map.json"], "x"))
+    found = shipment(home)
+    assert {"tokenizer.json", "tokens.py", "tokenise.py", "special_tokens_map.json"} < names(found)
+    assert found.left_out == []
 
 
 def test_large_files_and_links_stay_here(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,9 +12,11 @@ import pytest
 from areal.broker.client import Client, connect
 from areal.broker.errors import ArealError, ConfigError
 from areal.broker.helm import STOP, STOP_NOW, Driving, Helm
+from areal.broker.keys import Keys
 from areal.broker.server import EmbeddedRedis
 from areal.launch.control import attach, locate, stop, watched
 from areal.launch.control.attach import merged
+from areal.launch.control.look import look_into
 
 from ..conftest import Areal
 from ..driver.test_progress import evaluation, event, step
@@ -136,6 +138,26 @@ def test_a_redis_that_is_all_there_is_and_goes_is_an_error(
     assert code == 1 and "did not answer" in err
 
 
+def test_a_driver_of_which_nothing_tells_any_more_is_an_error(
+    areal: Areal, stage: Stage, client: Client, redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(attach, "GUARDED_S", 1.0)
+    driver = Driving("aa", "mine", "running", 1, "box", time.time(), "/gone")
+    Helm(client, stage.key).tell(driver)
+    later(lambda: client.delete(Keys(stage.key).driver))
+    code, _, err = areal("attach", stage.key, "--broker", redis_url)
+    assert code == 1 and f"{stage.key}: its Redis has lost what its driver said there, and for 1 s none has said" in err
+
+
+def test_a_redis_that_comes_back_empty_is_told_anew(
+    areal: Areal, stage: Stage, directory: Path, client: Client, redis_url: str
+) -> None:
+    with FakeDriver(directory, client) as driver:
+        later(lambda: client.delete(Keys(stage.key).driver))
+        later(lambda: driver.end(0), 2.5)
+        assert areal("attach", stage.key, "--broker", redis_url)[0] == 0
+
+
 def test_ctrl_c_leaves_the_run_going(
     areal: Areal, directory: Path, client: Client, run: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -147,7 +169,7 @@ def test_ctrl_c_leaves_the_run_going(
         monkeypatch.setattr(attach._Viewer, "read", interrupted)
         code, out, _ = areal("attach", run)
         assert code == 130 and f"left; {run} goes on: areal attach {run}, areal stop {run}" in out
-        assert driver.asked is None and watched.look_into(directory).alive
+        assert driver.asked is None and look_into(directory).alive
 
 
 def test_what_has_been_is_told_once(run: str) -> None:
@@ -162,7 +184,7 @@ def test_a_run_is_asked_to_stop_and_waited_for(areal: Areal, directory: Path, cl
     with FakeDriver(directory, client) as driver:
         code, _, err = areal("stop", run)
         assert (code, err) == (0, "") and driver.asked == STOP
-    assert not watched.look_into(directory).held
+    assert not look_into(directory).held
     code, _, err = areal("stop", run)
     assert code == 1 and f"{run} is not under way: it was stopped" in err
 
@@ -204,6 +226,29 @@ def test_a_run_that_fails_meanwhile_did_not_do_as_asked(
         later(lambda: driver.fail(ArealError("it broke")))
         code, out, err = areal("stop", run)
     assert code == 1 and "it broke" in out and f"{run} ended, but not as it was asked to (exit code 1)" in err
+
+
+UNDRAINED = "not drained within 60 s (cluster.drain_s)"
+
+
+@pytest.mark.parametrize("how", [[], ["--now"]])
+def test_a_run_that_was_killed_as_it_drained_did_not_do_as_asked(
+    areal: Areal, directory: Path, client: Client, run: str, how: list[str]
+) -> None:
+    with FakeDriver(directory, client, heeds=False) as driver:
+
+        def killed() -> None:
+            driver.logbook.end("stopped", 130, UNDRAINED)
+            driver.vanish()
+
+        later(killed)
+        code, out, err = areal("stop", run, *how)
+    assert f"error: it was stopped (exit code 130): {UNDRAINED}" in out
+    if how:  # at once is without a checkpoint
+        assert (code, err) == (0, "")
+    else:
+        assert code == 1 and f"{run} ended, but not as it was asked to (exit code 130: {UNDRAINED})" in err
+    assert UNDRAINED in areal("status", run)[1]
 
 
 def test_waiting_has_an_end(areal: Areal, directory: Path, client: Client, run: str) -> None:
@@ -251,7 +296,7 @@ def test_one_on_another_machine_is_not_killed_from_here(
     monkeypatch.setattr(stop, "NOW_S", 1.0)
     monkeypatch.setattr(socket, "gethostname", lambda: "elsewhere")
     with FakeDriver(directory, client, heeds=False) as driver:
-        monkeypatch.setattr(watched.socket, "gethostname", lambda: "here")
+        monkeypatch.setattr(socket, "gethostname", lambda: "here")
         code, _, err = areal("stop", run, "--now")
         assert code == 1 and "on elsewhere)" in err and "kill that process on that machine" in err
         driver.vanish()

@@ -5,12 +5,15 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
+import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from areal.broker.address import redacted
 from areal.broker.client import Client, connect
 from areal.broker.dead import DeadLetters
 from areal.broker.errors import ArealError
@@ -18,7 +21,8 @@ from areal.broker.lane import Depth, Lane
 from areal.broker.runs import purge
 from areal.broker.server import EmbeddedRedis, find_live
 from areal.launch.control.locate import Place, find_directory, open_run, shared_broker
-from areal.launch.records.rundir import as_argument
+from areal.launch.driver.logbook import Logbook
+from areal.launch.records.rundir import as_argument, hold
 
 from ..conftest import Areal
 from ..stage import Stage, make_directory
@@ -127,6 +131,43 @@ def test_a_running_runs_own_redis_is_asked(own: Path, areal: Areal) -> None:
         assert (located.own, located.live) == (True, True) and located.redis in url
     assert server.alive and areal("dead", "list", "own")[0] == 0 and server.alive
     server.stop()
+
+
+def test_the_redis_that_a_driver_is_about_to_start_is_waited_for(own: Path) -> None:
+    found: list[tuple[bool, str]] = []
+
+    def look() -> None:
+        with open_run("own", Place()) as located:
+            found.append((located.live, located.redis))
+
+    with hold(own):
+        thread = threading.Thread(target=look)
+        thread.start()
+        time.sleep(0.5)
+        server = EmbeddedRedis(own / "redis")
+        url = server.start()
+        thread.join(20)
+        server.stop()
+    assert found == [(True, redacted(url))]
+
+
+def test_waiting_for_the_redis_of_a_driver_has_an_end(own: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("areal.launch.control.locate.GUARDED_S", 0.5)
+    with hold(own):
+        said = refusal("own")
+        assert f"runs/own is in use by process {os.getpid()} on " in said and "not up after 0.5 s" in said
+    assert find_live(own / "redis") is None
+    with open_run("own", Place()) as located:
+        assert not located.live
+
+
+def test_the_next_driver_of_a_guard_is_waited_for_too(own: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    slept: list[float] = []
+    monkeypatch.setattr("areal.launch.control.locate.GUARDED_S", 0.5)
+    monkeypatch.setattr("areal.launch.control.locate.time.sleep", slept.append)
+    Logbook(own, run="own", guard=os.getpid())
+    with open_run("own", Place()) as located:
+        assert not located.live and slept, "none has come"
 
 
 def test_what_a_server_left_that_was_killed_is_not_believed(own: Path, areal: Areal) -> None:

@@ -1,11 +1,13 @@
 """`areal logs`, as a person calls it."""
 
+import os
 import threading
 import time
 from pathlib import Path
 
 import pytest
 
+from areal.launch.driver.logbook import Logbook
 from areal.launch.records.rundir import hold
 
 from ..conftest import Areal
@@ -100,6 +102,34 @@ def test_what_comes_is_followed_until_the_run_ends(areal: Areal, logs: Path) -> 
     assert code == 0
     assert sorted(line.split()[-1] for line in out.splitlines()) == ["five", "five", "seven"]
     assert "WARNING areal.learner: five\n" in out
+
+
+def test_a_guarded_driver_that_is_killed_is_followed_by_the_next(areal: Areal, logs: Path) -> None:
+    lock = hold(logs.parent)
+    Logbook(logs.parent, run="mine", guard=os.getpid()).enter("running")
+
+    def goes_on() -> None:
+        time.sleep(0.5)
+        lock.close()
+        time.sleep(1.0)
+        with hold(logs.parent):
+            logbook = Logbook(logs.parent, run="mine", guard=os.getpid())
+            with (logs / "learner.log").open("a") as file:
+                file.write("2026-01-02 10:00:06,000 INFO areal.learner: of the next\n")
+            time.sleep(0.5)
+            logbook.close(0)
+
+    thread = threading.Thread(target=goes_on)
+    thread.start()
+    code, out, _ = areal("logs", "mine", "learner", "-f", "-n", "0")
+    thread.join()
+    assert (code, out) == (0, "2026-01-02 10:00:06,000 INFO areal.learner: of the next\n")
+
+
+def test_a_guarded_driver_is_not_waited_for_for_ever(areal: Areal, logs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("areal.launch.control.logs.GUARDED_S", 0.5)
+    Logbook(logs.parent, run="mine", guard=os.getpid()).enter("running")
+    assert areal("logs", "mine", "learner", "-f") == (0, LEARNER, "")
 
 
 def test_following_a_run_that_has_ended_ends(areal: Areal, logs: Path) -> None:

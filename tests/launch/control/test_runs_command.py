@@ -22,7 +22,7 @@ from areal.broker.rollcall import Member
 from areal.broker.runs import list_runs
 from areal.broker.server import EmbeddedRedis, find_live
 from areal.launch.driver.logbook import Logbook
-from areal.launch.records.rundir import RunDirectory, is_held
+from areal.launch.records.rundir import RunDirectory, hold, is_held
 
 from ..conftest import Areal
 from ..driver.test_progress import step
@@ -292,7 +292,7 @@ def test_a_key_is_purged_on_the_redis_that_is_named(stage: Stage, areal: Areal, 
 def test_a_run_stands_as_its_driver_says(
     stage: Stage, areal: Areal, here: Path, run: str, client: Client, redis_url: str
 ) -> None:
-    with FakeDriver(here / "runs" / run, client, guard=7) as driver:
+    with FakeDriver(here / "runs" / run, client, guard=os.getpid()) as driver:
         driver.take(step(3, time=time.time(), reward=0.25))
         stage.beat()
         code, out, err = areal("status", run)
@@ -300,7 +300,7 @@ def test_a_run_stands_as_its_driver_says(
             f"{run}  running\n  step       3 of 60, reward 0.250, staleness 1.200\n"
             f"  driver     process {os.getpid()} on {socket.gethostname()}, started 0."
         )
-        assert " ago, guarded by process 7\n  version " in out
+        assert f" ago, guarded by process {os.getpid()}\n  version " in out
         assert table(areal("runs")[1])[1][:5] == [run, "running", "3/60", "0.250", "1.200"]
         record = json.loads(areal("status", run, "--json")[1])
         assert (record["step"], record["steps"], record["reward"], record["staleness"]) == (3, 60, 0.25, 1.2)
@@ -311,13 +311,41 @@ def test_a_run_stands_as_its_driver_says(
         driver.vanish()
         assert state_of(areal, run) == "gone"
         out = areal("status", run)[1]
-        assert "\n  driver" not in out and "its driver (process" in out and "was killed; the same `areal run`" in out
+        assert "\n  driver" not in out and "its driver (process" in out and "was killed; its guard" in out
     for error, state in ((None, "done"), (ArealError("it broke"), "failed")):
         with FakeDriver(here / "runs" / run, client) as driver:
             driver.fail(error) if error else driver.end(0)
             until(lambda: not is_held(here / "runs" / run))
         assert state_of(areal, run) == state
     assert "it has failed (exit code 1): it broke" in areal("status", run)[1]
+
+
+def test_a_driver_that_is_gone_is_not_shown_as_running(
+    stage: Stage, areal: Areal, here: Path, run: str, client: Client
+) -> None:
+    with FakeDriver(here / "runs" / run, client) as driver:
+        driver.vanish()
+    lock = hold(here / "runs" / run)
+    lock.seek(0)
+    lock.truncate()
+    lock.write("process 1 on elsewhere")  # the next one, which has said nothing yet
+    lock.flush()
+    out = areal("status", run)[1]
+    assert out.startswith(f"{run}  starting\n") and "\n  driver" not in out
+    assert "is gone, and another process holds its run directory" in out
+    assert table(areal("runs")[1])[1][1] == "starting"
+    lock.close()
+    assert state_of(areal, run) == "gone"
+
+
+def test_a_run_that_is_driven_on_is_shown_without_its_redis(areal: Areal, here: Path) -> None:
+    directory = here / "runs" / "own"
+    make_directory(directory)
+    (directory / "redis").mkdir()
+    (directory / "redis" / "appendonly.aof").touch()
+    Logbook(directory, run="own", guard=os.getpid())
+    assert state_of(areal, "own") == "gone"
+    assert not (directory / "redis" / "redis.log").exists(), "its next driver starts it"
 
 
 def test_a_run_that_has_just_been_started_is_shown_without_its_redis(areal: Areal, here: Path) -> None:

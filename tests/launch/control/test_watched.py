@@ -7,11 +7,10 @@ import pytest
 from areal.broker.client import Client
 from areal.broker.errors import ArealError, BrokerUnavailable
 from areal.broker.helm import STARTING
-from areal.launch.control import watched
+from areal.launch.control import look as looks
 from areal.launch.control.locate import Place
-from areal.launch.control.watched import how_it_stands, look_into, require_under_way, watch
+from areal.launch.control.watched import require_under_way, watch
 from areal.launch.driver.logbook import Logbook, read_driving
-from areal.launch.records.rundir import hold
 
 from ..fake_driver import FakeDriver, until
 from ..stage import Stage, make_directory
@@ -20,38 +19,6 @@ from ..stage import Stage, make_directory
 @pytest.fixture
 def directory(stage: Stage, here: Path, run: str) -> Path:
     return here / "runs" / run
-
-
-def test_a_driver_is_there_while_it_holds_the_directory(directory: Path, client: Client) -> None:
-    assert look_into(directory).driving is None
-    with FakeDriver(directory, client) as driver:
-        look = look_into(directory)
-        assert look.alive and look.held and not look.over and not look.gone
-        driver.vanish()
-        look = look_into(directory)
-        assert look.gone and not look.alive and not look.over
-        assert "was killed; the same `areal run` resumes it" in how_it_stands(look)
-
-
-def test_one_that_has_ended_said_so(directory: Path, client: Client) -> None:
-    with FakeDriver(directory, client) as driver:
-        driver.fail(ArealError("it broke"))
-    look = look_into(directory)
-    assert look.over and not look.gone and how_it_stands(look) == "it has failed (exit code 1): it broke"
-
-
-def test_another_who_holds_the_directory_is_no_driver(directory: Path, client: Client) -> None:
-    with FakeDriver(directory, client) as driver:
-        driver.vanish()
-    lock = hold(directory)
-    lock.seek(0)
-    lock.truncate()
-    lock.write("process 1 on elsewhere")
-    lock.flush()
-    look = look_into(directory)
-    assert look.held and not look.alive and not look.gone
-    lock.close()
-    assert look_into(directory).gone
 
 
 def test_by_the_redis_alone_it_is_there_while_it_is_heard(
@@ -64,7 +31,7 @@ def test_by_the_redis_alone_it_is_there_while_it_is_heard(
         with FakeDriver(directory, client) as driver:
             until(lambda: run.look().alive)
             assert require_under_way(run).directory == str(directory)
-            monkeypatch.setattr(watched, "SILENT_AFTER_S", 0.0)
+            monkeypatch.setattr(looks, "SILENT_AFTER_S", 0.0)
             assert run.look().gone
             driver.end(0)
         look = run.look()

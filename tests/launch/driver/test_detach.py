@@ -1,5 +1,8 @@
 """What is told of a driver in the background while it starts; the drivers are small programs."""
 
+import io
+import json
+import os
 import sys
 import time
 from pathlib import Path
@@ -7,8 +10,13 @@ from pathlib import Path
 import pytest
 
 from areal.broker.errors import ArealError
-from areal.launch.driver import detach
+from areal.launch.driver import detach, run
 
+MINIMAL = """
+model: {path: models/sort}
+dataset: {source: sort}
+rewards: {functions: [{name: sort}]}
+"""
 DRIVER = """
 import os, sys, time
 from pathlib import Path
@@ -53,6 +61,47 @@ def test_once_it_is_under_way_one_is_told_how_to_go_on(
     while "True\n" not in log.read_text():
         assert time.monotonic() < deadline, log.read_text()
         time.sleep(0.05)
+
+
+def test_overrides_are_on_no_command_line(
+    directory: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    seen = "print(sys.argv[2:], sys.stdin.read(), flush=True); sys.exit(3)"
+    monkeypatch.setattr(
+        detach, "command", lambda arguments: [sys.executable, "-c", DRIVER + seen, str(directory), *arguments]
+    )
+    assert detach.start(Path("mine.yaml"), ["broker.url=redis://:pw@host"], directory) == 3
+    assert capfd.readouterr().out == "before the log\n['mine.yaml'] [\"broker.url=redis://:pw@host\"]\n"
+
+
+@pytest.mark.parametrize("loss", ["stop", "restart"])
+def test_the_driver_and_its_guard_take_them_from_standard_input(
+    directory: Path, monkeypatch: pytest.MonkeyPatch, loss: str
+) -> None:
+    Path("mine.yaml").write_text(MINIMAL)
+    overrides = ["broker.url=redis://:pw@host", f"cluster.on_driver_loss={loss}"]
+    ran: list[tuple[str | None, int | None]] = []
+    guarded: list[tuple[list[str], bytes]] = []
+
+    class Guard:
+        def __init__(self, driver: list[str], *_: object, handed: bytes, max_restarts: int) -> None:
+            guarded.append((driver, handed))
+
+        def run(self) -> int:
+            return 0
+
+    monkeypatch.setattr(detach, "Guard", Guard)
+    monkeypatch.setattr(run, "execute", lambda config, *_, guard, **__: ran.append((config.broker.url, guard)) or 0)
+    monkeypatch.setattr(sys, "stdin", io.StringIO(json.dumps(overrides)))
+    assert detach.main(["mine.yaml"]) == 0
+    if loss == "stop":
+        assert ran == [("redis://:pw@host", None)] and not guarded
+        return
+    ((driver, handed),) = guarded
+    assert not ran and "pw" not in " ".join(driver) and json.loads(handed) == overrides
+    monkeypatch.setattr(sys, "stdin", io.StringIO(handed.decode()))
+    assert detach.main(driver[driver.index(detach.GUARDED_BY) :]) == 0
+    assert ran == [("redis://:pw@host", os.getpid())]
 
 
 def test_an_early_error_is_told_with_its_exit_code(

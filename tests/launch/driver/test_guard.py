@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from areal.launch.driver.logbook import read_driving
+from areal.launch.driver.logbook import Logbook, read_driving
 
 from ..fake_driver import until
 
@@ -19,7 +19,7 @@ from areal.launch.driver import guard
 guard.BACKOFF_S = 0.01
 from areal.launch.cli import guarded
 directory, driver = Path(sys.argv[1]), sys.argv[2]
-made = guard.Guard([sys.executable, "-c", driver, str(directory)], os.environ, directory, max_restarts=2)
+made = guard.Guard([sys.executable, "-c", driver, str(directory)], os.environ, directory, handed=b"[1]", max_restarts=2)
 sys.exit(guarded(made.run))
 """
 DRIVER = """
@@ -27,7 +27,7 @@ import os, sys, time
 from pathlib import Path
 from areal.launch.driver.logbook import Logbook
 directory = Path(sys.argv[1])
-Logbook(directory, run="mine", guard=os.getppid())
+logbook = Logbook(directory, run="mine", guard=os.getppid())
 lives = directory / "lives"
 lives.write_text(lives.read_text() + f"{os.getpid()}\\n" if lives.exists() else f"{os.getpid()}\\n")
 """
@@ -57,12 +57,46 @@ def test_a_driver_that_ends_by_itself_is_not_started_again(directory: Path, code
 
 
 def test_one_that_is_killed_is_started_again(directory: Path) -> None:
-    process = start(directory, "time.sleep(60) if len(lives.read_text().split()) < 2 else sys.exit(3)")
+    process = start(directory, "time.sleep(60) if len(lives.read_text().split()) < 2 else sys.exit(130)")
     until(lambda: lives(directory))
     os.kill(lives(directory)[0], signal.SIGKILL)
     process.communicate(timeout=60)
-    assert process.returncode == 3 and len(lives(directory)) == 2
+    assert process.returncode == 130 and len(lives(directory)) == 2
     assert "the driver was killed by SIGKILL" in (directory / "logs" / "driver.log").read_text()
+
+
+def test_one_that_is_ended_without_a_word_is_started_again(directory: Path) -> None:
+    process = start(directory, "os._exit(1 if len(lives.read_text().split()) < 2 else 0)")  # as Ray does
+    process.communicate(timeout=60)
+    assert process.returncode == 0 and len(lives(directory)) == 2
+    assert (
+        "the driver was killed by an exit with code 1, not its own" in (directory / "logs" / "driver.log").read_text()
+    )
+
+
+def test_one_that_fails_is_not_started_again(directory: Path) -> None:
+    process = start(directory, "logbook.end('failed', 1, 'it broke')\nsys.exit(1)")
+    process.communicate(timeout=60)
+    driving = read_driving(directory)
+    assert process.returncode == 1 and len(lives(directory)) == 1
+    assert driving is not None and driving.error == "it broke"
+
+
+def test_one_that_fails_before_it_has_a_logbook_is_not_started_again(directory: Path) -> None:
+    Logbook(directory, run="mine", guard=1)  # of an earlier one, which was killed
+    program = [sys.executable, "-c", GUARD, str(directory), "import sys; print('odd', flush=True); sys.exit(1)"]
+    done = subprocess.run(program, check=False, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout) == (1, "odd\n")
+
+
+def test_each_driver_reads_what_it_is_handed(directory: Path) -> None:
+    process = start(
+        directory,
+        "(directory / f'handed-{os.getpid()}').write_text(sys.stdin.read())\n"
+        "os.kill(os.getpid(), 9) if len(lives.read_text().split()) < 2 else sys.exit(0)",
+    )
+    process.communicate(timeout=60)
+    assert [file.read_text() for file in directory.glob("handed-*")] == ["[1]", "[1]"]
 
 
 def test_one_that_is_killed_again_and_again_is_given_up(directory: Path) -> None:
