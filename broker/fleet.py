@@ -27,6 +27,12 @@ MAX_WORKERS = 10_000
 MAX_BYTES = 2**20
 """Of each of the things said here."""
 
+ORDER_S = 600
+"""An order to a worker is forgotten so long after it was last given: the worker is gone, and whoever gave it too."""
+
+OWN = re.compile(r"rollout-[0-9]{1,9}")
+"""The name of a worker that a run's driver has started."""
+
 JOINED = re.compile(r"rollout-j[0-9a-f]{8}-[0-9]{1,5}")
 """The name of a worker from outside, which none of the run's own bears."""
 
@@ -82,14 +88,18 @@ class Fleet:
         return self._read(self._keys.fleet, _roster)
 
     def keep_orders(self, words: Mapping[str, str]) -> None:
-        """See that each of these workers is told its word: RUN, LEAVE, or DRAIN to one that is to leave at once."""
+        """See that each of these workers is told its word: RUN, LEAVE, or DRAIN to one that is to leave at once.
+
+        Said again and again, as an order that is not is forgotten after ORDER_S.
+        """
         if not words:
             return
         keys = [self._keys.leave(worker) for worker in words]
-        wanted = [None if word == RUN else word.encode() for word in words.values()]
-        for key, word, said in zip(keys, wanted, self._client.mget(keys), strict=True):
-            if said != word:
-                self._client.delete(key) if word is None else self._client.set(key, word)
+        for key, word, said in zip(keys, words.values(), self._client.mget(keys), strict=True):
+            if word != RUN:
+                self._client.set(key, word, ex=ORDER_S)
+            elif said is not None:
+                self._client.delete(key)
 
     def keep_offer(self, offer: bytes) -> None:
         """Lay out what those who join from outside need; at most MAX_BYTES."""
