@@ -30,6 +30,9 @@ MAX_BYTES = 2**20
 ORDER_S = 600
 """An order to a worker is forgotten so long after it was last given: the worker is gone, and whoever gave it too."""
 
+WISH_S = 60
+"""A wish that is no longer repeated is forgotten after so long: nobody waits for the answer."""
+
 OWN = re.compile(r"rollout-[0-9]{1,9}")
 """The name of a worker that a run's driver has started."""
 
@@ -68,10 +71,10 @@ class Fleet:
 
     def wish(self, wish: Wish) -> None:
         """Ask the driver for so many workers; said again until it answers."""
-        self._keep(self._keys.wish, json.dumps(asdict(wish)).encode())
+        self._client.set(self._keys.wish, json.dumps(asdict(wish)), ex=WISH_S)
 
     def wished(self) -> Wish | None:
-        """What was asked for last; None if nothing was, or nothing that can be read."""
+        """What was asked for last; None if nothing was of late, or nothing that can be read."""
         return self._read(self._keys.wish, _wish)
 
     def forget_wish(self, wish: Wish | None = None) -> None:

@@ -74,11 +74,15 @@ class Scaler:
             self._events.append(("warning", f"workers from outside cannot join: {error}"))
 
     def begin(self) -> None:
-        """Forget what was wished of an earlier driver and whom it placed, and lay out what workers from outside need."""
+        """Forget what an earlier driver has answered and placed, and lay out what workers from outside need.
+
+        A wish that waits for an answer stays: the first tick gives it.
+        """
         fleet, own = self._broker.fleet, self._own()
-        if wish := fleet.wished():
+        wish, roster = fleet.wished(), fleet.roster()
+        if wish is not None and roster is not None and roster.wish == wish.id:
             self._seen.add(wish.id)
-        fleet.forget_wish()
+            fleet.forget_wish(wish)
         former = [heard.member.name for heard in self._broker.roll.heard() if OWN.fullmatch(heard.member.name)]
         self._broker.roll.leave(*{*former} - own)
         fleet.keep_orders(dict.fromkeys(own, RUN))

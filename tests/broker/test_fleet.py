@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from areal.broker.bulletin import DRAIN, LEAVE, RUN, Bulletin
 from areal.broker.client import Client
 from areal.broker.errors import CodecError
-from areal.broker.fleet import MAX_BYTES, MAX_WORKERS, ORDER_S, Fleet, Roster, Wish
+from areal.broker.fleet import MAX_BYTES, MAX_WORKERS, ORDER_S, WISH_S, Fleet, Roster, Wish
 from areal.broker.keys import Keys
 
 WORKERS = ("rollout-0", "rollout-1", "rollout-2")
@@ -55,6 +55,15 @@ def test_orders_that_nobody_gives_any_more_are_forgotten(client: Client, run: st
     while client.exists(key):
         pass
     assert orders(client, run)[1] == RUN
+
+
+def test_a_wish_that_nobody_repeats_is_forgotten(client: Client, run: str) -> None:
+    fleet, wish, key = Fleet(client, run), Wish(3), Keys(run).wish
+    fleet.wish(wish)
+    assert 0 < client.ttl(key) <= WISH_S  # type: ignore[operator]
+    client.expire(key, 5)
+    fleet.wish(wish)
+    assert client.ttl(key) > 5  # type: ignore[operator]
 
 
 def test_a_wish_stands_until_it_is_withdrawn(client: Client, run: str) -> None:

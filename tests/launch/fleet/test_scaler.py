@@ -140,6 +140,16 @@ def test_a_wish_of_an_earlier_invocation_is_forgotten(
     assert house.tick().count == 2
 
 
+def test_a_wish_that_was_there_before_is_answered(monkeypatch: pytest.MonkeyPatch, client: Client, run: str) -> None:
+    """Of somebody who waits until the driver has started."""
+    earlier = House(monkeypatch, client, run)
+    earlier.wish(3)
+    wish = Wish(2)
+    Fleet(client, run).wish(wish)
+    roster = House(monkeypatch, client, run).tick()
+    assert (roster.count, roster.wish, roster.trouble) == (2, wish.id, "")
+
+
 def test_who_worked_for_an_earlier_driver_is_off_the_roll(
     monkeypatch: pytest.MonkeyPatch, client: Client, run: str
 ) -> None:
