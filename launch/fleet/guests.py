@@ -1,6 +1,6 @@
 """Workers from outside, on the machine that they were started on: their processes, their orders, and their end.
 
-They leave when Ctrl-C says so, and hand back what they hold when their run ends.
+They leave when Ctrl-C says so, and hand back what they hold when nobody drives their run any more.
 """
 
 import logging
@@ -15,6 +15,7 @@ from typing import TypeVar
 from ...broker.bulletin import DRAIN, LEAVE, RUN, Bulletin
 from ...broker.errors import ArealError, BrokerError, BrokerUnavailable, ConfigError, ModelError
 from ...broker.fleet import Fleet
+from ...broker.helm import Helm
 from ...broker.rollcall import RollCall
 from ..cluster.process import RoleProcess, own_environment
 from ..cluster.restarts import Restarts, is_steady
@@ -22,6 +23,7 @@ from ..config import RunConfig
 from ..control.locate import Located
 from ..roles import RoleSpec
 from ..screen import Screen, plural
+from .vigil import Vigil
 
 logger = logging.getLogger(__name__)
 
@@ -59,6 +61,7 @@ class Guests:
         self._bulletin = Bulletin(run.client, run.key)
         self._roll = RollCall(run.client, run.key, silent_after_s=config.broker.lease_s)
         self._screen = Screen()
+        self._vigil = Vigil(Helm(run.client, run.key), self._say)
         self._interrupts = 0
         self._heeded = 0
         self._leaving_at: float | None = None
@@ -130,8 +133,12 @@ class Guests:
         self._fleet.keep_orders(dict.fromkeys(staying, self._word()))
 
     def _see_whether_it_goes_on(self) -> None:
-        """The workers end once their run is told to."""
-        if self._patiently(self._bulletin.ordered) == DRAIN:
+        """The workers end once their run is told to, or nobody is there who could tell it."""
+        over = self._patiently(self._bulletin.ordered) == DRAIN
+        if not over and (why := self._patiently(self._vigil.look)):
+            self._say(f"nobody drives {self._run.name} any more: {why}", "yellow")
+            over = True
+        if over:
             self._ending = True
             self._leave()
             self._unless_gone(self._keep_orders)

@@ -14,11 +14,12 @@ from pathlib import Path
 from ...broker.address import with_credentials
 from ...broker.bulletin import DRAIN, Bulletin
 from ...broker.chunks import RedisChunks
-from ...broker.errors import ArealError, CodecError, ConfigError
+from ...broker.errors import ArealError, BrokerError, CodecError, ConfigError
 from ...broker.fleet import Fleet
 from ...broker.weights import WeightStore
 from ..config import RunConfig
 from ..control.locate import Located, Place, open_run
+from ..control.watched import Watched, require_under_way
 from ..models.path import require_vllm, resolve_model
 from ..roles import ROLLOUT, RoleSpec
 from ..screen import Screen
@@ -64,6 +65,7 @@ def _configured(run: Located, wanted: Wanted) -> RunConfig:
         raise ArealError(
             f"{run.name} takes no workers from outside: its `areal run` has not offered its configuration yet"
         )
+    _require_driver(run)
     if Bulletin(run.client, run.key).ordered() == DRAIN:
         raise ArealError(f"{run.name} is ending, or has ended: start it again with `areal run` before workers join it")
     config = read_offer(offer, wanted.overrides, run=run.name, trusted=wanted.trusted)
@@ -73,6 +75,16 @@ def _configured(run: Located, wanted: Wanted) -> RunConfig:
             "workers (rewards.where=local)"
         )
     return config
+
+
+def _require_driver(run: Located) -> None:
+    """Raises ArealError if nobody drives the run, and no guard is about to start another driver."""
+    try:
+        require_under_way(Watched(run.name, run.key, None, run.client))
+    except BrokerError:
+        raise
+    except ArealError as error:
+        raise ArealError(f"{error}. Workers join it once `areal run` has been started again") from None
 
 
 def _tell_unset(config: RunConfig) -> None:

@@ -11,11 +11,12 @@ import pytest
 from areal.broker.bulletin import DRAIN, RUN
 from areal.broker.client import Client, connect
 from areal.broker.fleet import JOINED
+from areal.broker.helm import DONE, FAILED, STOPPED
 from areal.broker.keys import Keys
 from areal.broker.server import EmbeddedRedis
 from areal.launch.cluster import restarts
 from areal.launch.driver.run import SIGNALS
-from areal.launch.fleet import guests
+from areal.launch.fleet import guests, vigil
 
 from ..conftest import Areal
 from .meadow import Meadow, interrupt, meanwhile
@@ -166,6 +167,42 @@ def test_a_redis_that_is_gone_for_good_ends_them(
     assert not any(Path(f"/proc/{pid}").exists() for pid in pids)
 
 
+@pytest.mark.parametrize(
+    ("state", "told"), [(FAILED, "it has failed (exit code 1): boom"), (STOPPED, "was stopped"), (DONE, "is done")]
+)
+def test_they_hand_back_what_they_hold_when_the_driver_has_ended(
+    meadow: Meadow, workers: Callable[..., None], areal: Areal, redis_url: str, state: str, told: str
+) -> None:
+    """Also where it has left no order behind."""
+    workers(stays="!= 'drain'")
+
+    def act() -> None:
+        meadow.await_members(2)
+        meadow.drive(state, error="boom" if state == FAILED else "")
+
+    with meanwhile(act):
+        code, out, err = areal("join", redis_url, meadow.key, "--workers", "2")
+    assert (code, err) == (0, "") and f"nobody drives {meadow.key} any more: " in out and told in out
+    assert f"{meadow.key} has ended" in out and "killed" not in out
+    assert meadow.members() == [] and meadow.bulletin.ordered() == RUN and not orders_left(meadow)
+
+
+def test_they_wait_a_while_for_a_driver_that_is_silent(
+    meadow: Meadow, workers: Callable[..., None], areal: Areal, redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(vigil, "SILENT_AFTER_S", 0.5)
+    monkeypatch.setattr(vigil, "GIVEN_UP_S", 2.5)
+    code, out, err = areal("join", redis_url, meadow.key)
+    assert (code, err) == (
+        0,
+        "",
+    ) and "the run's driver is silent; the workers wait for it, or another in its place" in out
+    assert f"nobody drives {meadow.key} any more: no driver has been heard for " in out
+    assert (
+        "its driver (process 12 on box) was killed; the same `areal run` resumes it" in out and meadow.members() == []
+    )
+
+
 def test_one_that_takes_long_to_fail_is_given_up_too(
     meadow: Meadow, workers: Callable[..., None], areal: Areal, redis_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -193,7 +230,7 @@ def test_one_that_has_worked_begins_with_a_clean_count(
                     pids.add(member.pid)
                     os.kill(member.pid, signal.SIGKILL)
             time.sleep(0.02)
-        meadow.bulletin.keep_order(DRAIN)
+        meadow.drive(DONE)
 
     with meanwhile(act):
         code, out, err = areal("join", redis_url, meadow.key, "cluster.max_restarts=1")

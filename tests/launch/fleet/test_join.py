@@ -1,11 +1,13 @@
 """`areal join`, as a person calls it: what is wrong before anything is started."""
 
+import time
 from collections.abc import Callable
 
 import pytest
 
 from areal.broker.bulletin import DRAIN, RUN
 from areal.broker.client import Client
+from areal.broker.helm import DONE, FAILED, STARTING, STOPPED
 from areal.broker.keys import Keys
 from areal.launch.control import locate
 from areal.launch.fleet import join
@@ -36,6 +38,41 @@ def test_a_run_that_cannot_be_joined_says_why(
     assert "is no configuration" in refusal(areal, redis_url, meadow.key, code=2)
     client.set(Keys(meadow.key).offer, b" " * (2**20 + 1))
     assert "holds more than" in refusal(areal, redis_url, meadow.key, code=2)
+
+
+def test_a_run_that_nobody_drives_is_not_joined(meadow: Meadow, areal: Areal, redis_url: str, client: Client) -> None:
+    """Though its order is to run, as one that was killed leaves it."""
+    instead = ". Workers join it once `areal run` has been started again"
+    for state, told in (
+        (DONE, "it is done"),
+        (STOPPED, "it was stopped"),
+        (FAILED, "it has failed (exit code 1): boom"),
+    ):
+        meadow.drive(state, error="boom" if state == FAILED else "")
+        said = refusal(areal, redis_url, meadow.key, code=1)
+        assert f"{meadow.key} is not under way: {told}" in said and instead in said
+    meadow.drive()
+    meadow.has_been_silent(60)
+    said = refusal(areal, redis_url, meadow.key, code=1)
+    assert "its driver (process 12 on box) was killed" in said and instead in said
+    client.delete(Keys(meadow.key).driver)
+    assert "no driver of it is known" in refusal(areal, redis_url, meadow.key, code=1)
+
+
+def test_the_next_driver_of_a_run_with_a_guard_is_waited_for(
+    meadow: Meadow, workers: Callable[..., None], areal: Areal, redis_url: str
+) -> None:
+    meadow.drive(guard=7)
+    meadow.has_been_silent(60)
+
+    def act() -> None:
+        time.sleep(0.5)
+        meadow.drive(STARTING, guard=7)
+        meadow.await_members(1)
+        meadow.drive(DONE)
+
+    with meanwhile(act):
+        assert areal("join", redis_url, meadow.key)[0] == 0
 
 
 def test_what_does_not_fit_this_host_says_what_to_do(
