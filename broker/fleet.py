@@ -27,6 +27,15 @@ MAX_WORKERS = 10_000
 MAX_BYTES = 2**20
 """Of each of the things said here."""
 
+ORDER_S = 600
+"""An order to a worker is forgotten so long after it was last given: the worker is gone, and whoever gave it too."""
+
+WISH_S = 60
+"""A wish that is no longer repeated is forgotten after so long: nobody waits for the answer."""
+
+OWN = re.compile(r"rollout-[0-9]{1,9}")
+"""The name of a worker that a run's driver has started."""
+
 JOINED = re.compile(r"rollout-j[0-9a-f]{8}-[0-9]{1,5}")
 """The name of a worker from outside, which none of the run's own bears."""
 
@@ -62,10 +71,10 @@ class Fleet:
 
     def wish(self, wish: Wish) -> None:
         """Ask the driver for so many workers; said again until it answers."""
-        self._keep(self._keys.wish, json.dumps(asdict(wish)).encode())
+        self._client.set(self._keys.wish, json.dumps(asdict(wish)), ex=WISH_S)
 
     def wished(self) -> Wish | None:
-        """What was asked for last; None if nothing was, or nothing that can be read."""
+        """What was asked for last; None if nothing was of late, or nothing that can be read."""
         return self._read(self._keys.wish, _wish)
 
     def forget_wish(self, wish: Wish | None = None) -> None:
@@ -82,14 +91,18 @@ class Fleet:
         return self._read(self._keys.fleet, _roster)
 
     def keep_orders(self, words: Mapping[str, str]) -> None:
-        """See that each of these workers is told its word: RUN, LEAVE, or DRAIN to one that is to leave at once."""
+        """See that each of these workers is told its word: RUN, LEAVE, or DRAIN to one that is to leave at once.
+
+        Said again and again, as an order that is not is forgotten after ORDER_S.
+        """
         if not words:
             return
         keys = [self._keys.leave(worker) for worker in words]
-        wanted = [None if word == RUN else word.encode() for word in words.values()]
-        for key, word, said in zip(keys, wanted, self._client.mget(keys), strict=True):
-            if said != word:
-                self._client.delete(key) if word is None else self._client.set(key, word)
+        for key, word, said in zip(keys, words.values(), self._client.mget(keys), strict=True):
+            if word != RUN:
+                self._client.set(key, word, ex=ORDER_S)
+            elif said is not None:
+                self._client.delete(key)
 
     def keep_offer(self, offer: bytes) -> None:
         """Lay out what those who join from outside need; at most MAX_BYTES."""

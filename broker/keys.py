@@ -49,7 +49,7 @@ class Keys:
         return self.of("order")
 
     def leave(self, worker: str) -> str:
-        """What one worker has been told to do while the run goes on (leave, drain); it is not there for one that stays."""
+        """What one worker has been told to do while the run goes on (leave, drain), for a while; not there for one that stays."""
         return self.of("leave", worker)
 
     @property

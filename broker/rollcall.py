@@ -14,7 +14,7 @@ from typing import Any, Self
 from . import scripts
 from .client import Client
 from .errors import BrokerError
-from .keys import Keys
+from .keys import CONSUMERS, LANES, Keys, LaneKeys
 
 logger = logging.getLogger(__name__)
 
@@ -62,15 +62,20 @@ class RollCall:
         self._client: Any = client
         self._key = Keys(run).roll
         self._silent_after_s = silent_after_s
+        self._prompts = [LaneKeys(run, lane).prompts for lane in LANES]
         self._beat = client.register_script(scripts.BEAT)
+        self._strike = client.register_script(scripts.STRIKE)
 
     def beat(self, member: Member) -> None:
         """Say that this member is there."""
         self._beat(keys=[self._key], args=[member.name, json.dumps(asdict(member))])
 
-    def leave(self, name: str) -> None:
-        """Strike a member that has ended well off the roll."""
-        self._client.hdel(self._key, name)
+    def leave(self, *names: str) -> None:
+        """Strike members that have ended well, or that nobody waits for, off the roll, and who is not on it out of the lanes.
+
+        Of one that holds leases yet, which others will take over, the lanes are rid by the next call after that.
+        """
+        self._strike(keys=[self._key, *self._prompts], args=[CONSUMERS, *names])
 
     def heard(self) -> list[Heard]:
         """The members by name, the silent ones too. What is no member's description is left out."""

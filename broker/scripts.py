@@ -257,3 +257,23 @@ local now = time[1] * 1000 + math.floor(time[2] / 1000)
 redis.call('HSET', KEYS[1], ARGV[1], now .. ' ' .. ARGV[2])
 return now
 """
+
+# KEYS roll, prompts of every lane; ARGV consumer group, names… → how many consumers were deleted: all that nobody on the roll
+# is, and that hold nothing. What a deleted consumer held would be lost; one that reads again is there again.
+STRIKE = """
+for i = 2, #ARGV do redis.call('HDEL', KEYS[1], ARGV[i]) end
+local deleted = 0
+for i = 2, #KEYS do
+  local consumers = redis.pcall('XINFO', 'CONSUMERS', KEYS[i], ARGV[1])
+  if consumers.err then consumers = {} end
+  for _, described in ipairs(consumers) do
+    local told = {}
+    for j = 1, #described, 2 do told[described[j]] = described[j + 1] end
+    if told.pending == 0 and redis.call('HEXISTS', KEYS[1], told.name) == 0 then
+      redis.call('XGROUP', 'DELCONSUMER', KEYS[i], ARGV[1], told.name)
+      deleted = deleted + 1
+    end
+  end
+end
+return deleted
+"""

@@ -6,6 +6,7 @@ from typing import Any
 from ...broker.errors import RoleDied
 from ..roles import RoleSpec
 from .actor import Seat
+from .restarts import Restarts
 
 TELL_S = 10.0
 """How long to wait, once a role has ended because another is gone, for that one to say why it is."""
@@ -37,18 +38,18 @@ class Placed:
 class Company:
     """The first of its members leads: once that has ended well, the work of all is done.
 
-    It was placed at `placed_at`, `restarts` times in a row after a death; while none of it runs, it will be at
+    It was placed at `placed_at`, and its deaths are counted by `restarts`; while none of it runs, it will be at
     `restart_at`. One that was `added` while the run went on is given up where another would end the run; one that is to
     leave was told so at `leaving_at`. Times are of the monotonic clock. `group` is what Ray keeps its places by, and
     `room` what tells that it has them; `told_busy`, whether somebody knows that it waits for them.
     """
 
     members: list[Placed]
+    restarts: Restarts
     group: Any = None
     room: Any = None
     told_busy: bool = False
     placed_at: float = 0.0
-    restarts: int = 0
     restart_at: float | None = None
     added: bool = False
     leaving_at: float | None = None

@@ -18,18 +18,15 @@ from .company import Company, Placed
 from .gpus import GpuShares, shares
 from .joining import join
 from .placement import Placement
+from .restarts import Restarts, is_steady
 from .room import lacking
 from .shipping import Shipment
 
-BACKOFF_S = 1.0
 MAX_PER_CORE = 4
 """Workers of a run for each core, where only one machine is there for it."""
 
 HURRY_S = 15.0
 """How long a worker that is to leave at once may take, from when it is told so."""
-
-STEADY_S = 120.0
-"""Roles that have lived for so long before one died start with a clean count, if they have got something done."""
 
 FATAL = (ConfigError, ModelError, TooManyDeadLetters)
 """Errors that another try cannot mend."""
@@ -71,7 +68,7 @@ class Supervisor:
         heard: the roll-call, which tells who has done some work.
         """
         self._config = config
-        self._companies = [Company([Placed(spec) for spec in specs]) for specs in companies]
+        self._companies = [self._company(specs) for specs in companies]
         self._gpus_per_engine = gpus_per_engine
         self._beside = beside
         self._shipment = shipment
@@ -166,7 +163,7 @@ class Supervisor:
     def add(self, spec: RoleSpec) -> None:
         """Place one more worker. If it cannot be kept alive or placed, it is given up, and the run goes on."""
         assert self._actors is not None
-        company = Company([Placed(spec)], added=True)
+        company = self._company([spec], added=True)
         self._companies.append(company)
         self._actors.place(company, self._companies)
 
@@ -189,6 +186,9 @@ class Supervisor:
             workers=len(self.workers()) + count,
             most=most if self._config.address is None else None,
         )
+
+    def _company(self, specs: Sequence[RoleSpec], *, added: bool = False) -> Company:
+        return Company([Placed(spec) for spec in specs], Restarts(self._config.max_restarts), added=added)
 
     def _of(self, role: str) -> list[Company]:
         return [company for company in self._companies if company.leader.spec.role == role]
@@ -261,7 +261,7 @@ class Supervisor:
     def _can_do_without(self, company: Company) -> bool:
         """Whether it is a worker that has worked, on a node now lost perhaps, and others work: it waits until there is room."""
         others = (each for each in self._of(ROLLOUT) if each is not company and _is_placed(each))
-        return company.leader.spec.role == ROLLOUT and company.restarts > 0 and any(others)
+        return company.leader.spec.role == ROLLOUT and company.restarts.deaths > 0 and any(others)
 
     # How they end
 
@@ -277,29 +277,18 @@ class Supervisor:
             raise cause
         said = _told(cause)
         several = len(company.members) > 1
-        if self._is_steady(company):
-            company.restarts = 0
-        if company.restarts >= self._config.max_restarts:
+        restarts, lived_s = company.restarts, time.monotonic() - company.placed_at
+        restarts.note(steady=is_steady(company.leader.spec.name, lived_s, self._heard))
+        if restarts.exhausted:
             who = f"ranks of the {spec.role}" if several else spec.name
             last = f"the last time {spec.name}, " if several else ""
             raise ArealError(
-                f"{who} died {company.restarts + 1} times in a row: {last}{said}\n  its log: {spec.log}"
+                f"{who} died {restarts.deaths} times in a row: {last}{said}\n  its log: {spec.log}"
             ) from cause
         actors.kill(company)
-        company.restarts += 1
-        delay_s = BACKOFF_S * 2 ** (company.restarts - 1)
-        company.restart_at = time.monotonic() + delay_s
+        company.restart_at = time.monotonic() + restarts.delay_s
         what = "all its ranks" if several else "it"
-        self._warn(f"{spec.name} died ({said}); starting {what} again in {delay_s:g} s")
-
-    def _is_steady(self, company: Company) -> bool:
-        """Whether it has lived for a while, and its leader has done something since it was placed."""
-        lived_s = time.monotonic() - company.placed_at
-        return lived_s > STEADY_S and any(
-            heard.ago_s < lived_s and heard.member.active_at > heard.member.started_at
-            for heard in self._heard()
-            if heard.member.name == company.leader.spec.name
-        )
+        self._warn(f"{spec.name} died ({said}); starting {what} again in {restarts.delay_s:g} s")
 
 
 def _is_placed(company: Company) -> bool:

@@ -34,7 +34,11 @@ def add_scale(commands: Any) -> None:
     command.add_argument("sizes", nargs="+", metavar="rollout=N", help="how many workers there shall be")
     command.add_argument("--no-wait", action="store_true", help="return as soon as the run knows")
     command.add_argument(
-        "--timeout", type=whole(1), default=600, metavar="S", help="how many seconds to wait for the workers (600)"
+        "--timeout",
+        type=whole(1),
+        default=600,
+        metavar="S",
+        help="how many seconds to wait for the driver and the workers (600)",
     )
 
 

@@ -7,15 +7,13 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import NoReturn
 
 from ...broker.errors import ArealError
+from ..cluster.restarts import STEADY_S, Restarts
 from ..records.rundir import DRIVER_LOG
 from .hangup import leave_terminal
 from .logbook import INTERRUPTED, read_driving, say_killed
-
-BACKOFF_S = 1.0
-STEADY_S = 120.0
-"""A driver that has lived for so long before it was killed starts with a clean count."""
 
 OWN = (0, 2, INTERRUPTED)
 """Exit codes that nobody but a driver itself ends with."""
@@ -45,7 +43,7 @@ class Guard:
         self._environment = environment
         self._directory = directory
         self._handed = handed
-        self._max_restarts = max_restarts
+        self._restarts = Restarts(max_restarts)
         self._process: subprocess.Popen[bytes] | None = None
         self._told_to_end = False
 
@@ -53,7 +51,6 @@ class Guard:
         """Until a driver ends by itself; returns its exit code. Raises ArealError where they are killed again and again."""
         for number in SIGNALS:
             signal.signal(number, self._pass_on)
-        killed = 0
         while True:
             began = time.monotonic()
             self._process = subprocess.Popen(self._driver, stdin=subprocess.PIPE, env=self._environment)
@@ -62,16 +59,20 @@ class Guard:
             exit_code = self._process.wait()
             if self._ended_by_itself(self._process.pid, exit_code):
                 return exit_code
-            killed = 1 if time.monotonic() - began > STEADY_S else killed + 1
+            self._restarts.note(steady=time.monotonic() - began > STEADY_S)
             killer = signal.Signals(-exit_code).name if exit_code < 0 else f"an exit with code {exit_code}, not its own"
             self._note(f"the driver was killed by {killer}")
-            if killed <= self._max_restarts and not self._told_to_end:
-                time.sleep(BACKOFF_S * 2 ** (killed - 1))
-            if killed > self._max_restarts or self._told_to_end:
-                times = f" {killed} times in a row" if killed > 1 else ""
-                text = f"the driver was killed{times}, the last time by {killer}; the same `areal run` resumes it"
-                say_killed(self._directory, text)
-                raise ArealError(text)
+            if not self._restarts.exhausted and not self._told_to_end:
+                time.sleep(self._restarts.delay_s)
+            if self._restarts.exhausted or self._told_to_end:
+                self._give_up(killer)
+
+    def _give_up(self, killer: str) -> NoReturn:
+        deaths = self._restarts.deaths
+        times = f" {deaths} times in a row" if deaths > 1 else ""
+        text = f"the driver was killed{times}, the last time by {killer}; the same `areal run` resumes it"
+        say_killed(self._directory, text)
+        raise ArealError(text)
 
     def _ended_by_itself(self, pid: int, exit_code: int) -> bool:
         """Whether that driver has said that it ended, or had said nothing at all; Ray ends one with 1 when it loses its head."""

@@ -3,17 +3,21 @@
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 
 from ...broker.bulletin import DRAIN, Bulletin
-from ...broker.errors import ArealError, ConfigError, DeadlineExceeded
+from ...broker.errors import ArealError, BrokerError, BrokerUnavailable, ConfigError, DeadlineExceeded
 from ...broker.fleet import MAX_WORKERS, Fleet, Roster, Wish
+from ...broker.helm import STARTING, Driving
 from ..control.locate import Located
+from ..control.look import how_it_stands
+from ..control.watched import Watched
 from ..roles import LEARNER, ROLLOUT
 from ..screen import Screen, plural, span
 
 LOOK_S = 0.2
 ANSWERED_S = 20.0
-"""How long the run's driver may take to see a wish; it looks several times a second."""
+"""How long a driver that has started may take to see a wish; it looks several times a second."""
 
 
 def read_sizes(sizes: Sequence[str]) -> int:
@@ -40,63 +44,133 @@ def _read_size(size: str) -> tuple[str, int]:
 def scale(run: Located, count: int, *, wait: bool, timeout_s: float) -> int:
     """Have the run's driver place or release workers until there are `count`; returns the exit code. Raises ArealError.
 
-    With `wait` it returns once all of them are at work and no other is left, or else after `timeout_s`.
+    With `wait` it returns once all of them are at work and no other is left. A driver that is still starting is waited for in
+    any case. Both together take `timeout_s` at most.
     """
     if not run.live:
         raise ArealError(f"{run.name} is not under way: start it with `areal run`, and rollout.workers={count}")
-    if Bulletin(run.client, run.key).ordered() == DRAIN:
-        raise ArealError(f"{run.name} is ending, or has ended: start it again with rollout.workers={count}")
-    fleet, wish = Fleet(run.client, run.key), Wish(count)
-    began = time.monotonic()
-    roster = _answered(run, fleet, wish)
-    screen = Screen()
-    if not wait:
-        screen.put(f"{run.name} is to have {plural(count, 'rollout worker')}")
-        return 0
-    told = ""
-    while not _is_reached(run, roster, count):
-        text = _progress(run, roster)
-        if text != told:
-            screen.put(f"{span(time.monotonic() - began):>7}  ", text)
-            sys.stdout.flush()
-            told = text
-        if time.monotonic() - began > timeout_s:
-            raise DeadlineExceeded(
-                f"{run.name} has not come to {plural(count, 'rollout worker')} within {timeout_s:g} s ({text}); it goes on "
-                f"towards that. `areal runs {run.name}` shows who is at work"
-            )
-        time.sleep(LOOK_S)
-        roster = fleet.roster() or roster
-        _require_followed(run, roster, wish)
-    screen.put(f"{run.name} has {plural(count, 'rollout worker')} at work, after {span(time.monotonic() - began)}")
+    petition = Petition(run, Wish(count), timeout_s=timeout_s)
+    roster = petition.await_answer()
+    if wait:
+        petition.await_workers(roster)
+    else:
+        Screen().put(f"{run.name} is to have {plural(count, 'rollout worker')}")
     return 0
 
 
-def _answered(run: Located, fleet: Fleet, wish: Wish) -> Roster:
-    """What the driver says once it has seen the wish. Raises ArealError."""
-    deadline = time.monotonic() + ANSWERED_S
-    while time.monotonic() < deadline:
-        fleet.wish(wish)
-        roster = fleet.roster()
-        if roster is not None and roster.wish == wish.id:
-            _require_followed(run, roster, wish)
-            return roster
-        time.sleep(LOOK_S)
-    fleet.forget_wish(wish)
-    raise ArealError(
-        f"{run.name} is not under way: no `areal run` has answered within {ANSWERED_S:g} s. Start it with "
-        f"rollout.workers={wish.count}"
-    )
+class Petition:
+    """A wish, and the wait until the run's driver has seen it, and then has come to it."""
 
+    def __init__(self, run: Located, wish: Wish, *, timeout_s: float) -> None:
+        self._run = run
+        self._wish = wish
+        self._wanted = plural(wish.count, "rollout worker")
+        self._timeout_s = timeout_s
+        self._fleet = Fleet(run.client, run.key)
+        self._watched = Watched(run.name, run.key, run.directory, run.client)
+        self._began = time.monotonic()
+        self._answered_by = ""
+        self._told = ""
 
-def _require_followed(run: Located, roster: Roster, wish: Wish) -> None:
-    """Raises ArealError if the driver could not do what was wished, or somebody has wished for something else meanwhile."""
-    if roster.wish != wish.id:
-        raise ArealError(f"somebody else has scaled {run.name} meanwhile, to {plural(roster.count, 'rollout worker')}")
-    if roster.trouble:
+    def await_answer(self) -> Roster:
+        """What the driver says once it has seen the wish, which is withdrawn if it does not. Raises ArealError."""
+        try:
+            return self._answer()
+        except BaseException as error:
+            with suppress(BrokerError):
+                self._fleet.forget_wish(self._wish)
+            if isinstance(error, BrokerUnavailable):  # a Redis of the run's own ends with its driver
+                self._driving()
+            raise
+
+    def await_workers(self, roster: Roster) -> None:
+        """Return once those that are wanted are at work, and no other is left. Raises ArealError."""
+        while not _is_reached(self._run, roster, self._wish.count):
+            text = _progress(self._run, roster)
+            self._tell(text)
+            if self._waited_s() > self._timeout_s:
+                raise DeadlineExceeded(
+                    f"{self._run.name} has not come to {self._wanted} within {self._timeout_s:g} s ({text}); it goes on "
+                    f"towards that. `areal runs {self._run.name}` shows who is at work"
+                )
+            time.sleep(LOOK_S)
+            self._require_same_driver()
+            roster = self._fleet.roster() or roster
+            self._require_followed(roster)
+        Screen().put(f"{self._run.name} has {self._wanted} at work, after {span(self._waited_s())}")
+
+    def _answer(self) -> Roster:
+        deadline = time.monotonic() + ANSWERED_S
+        while True:
+            driving = self._driving()
+            if driving is None or driving.state == STARTING:
+                deadline = time.monotonic() + ANSWERED_S
+            else:
+                self._require_run_on()
+            self._fleet.wish(self._wish)
+            roster = self._fleet.roster()
+            if roster is not None and roster.wish == self._wish.id:
+                self._answered_by = driving.invocation if driving is not None else ""
+                self._require_followed(roster)
+                return roster
+            self._require_patience(deadline)
+            if driving is None or driving.state == STARTING:
+                self._tell(f"the driver of {self._run.name} is starting, and answers then")
+            time.sleep(LOOK_S)
+
+    def _require_patience(self, deadline: float) -> None:
+        """Raises ArealError past the deadline by which the driver should have answered, or that of the command."""
+        if time.monotonic() > deadline:
+            raise ArealError(
+                f"the driver of {self._run.name} has not answered within {ANSWERED_S:g} s: `areal logs {self._run.name}` may "
+                "tell why"
+            )
+        if self._waited_s() > self._timeout_s:
+            raise DeadlineExceeded(
+                f"the driver of {self._run.name} has not started within {self._timeout_s:g} s (--timeout), and the wish for "
+                f"{self._wanted} is withdrawn"
+            )
+
+    def _driving(self) -> Driving | None:
+        """What the driver says; None if another one is about to take its place. Raises ArealError if there is none."""
+        look = self._watched.look()
+        if look.driving is not None and look.alive and not look.driving.ended:
+            return look.driving
+        if look.held or (look.gone and look.driving is not None and look.driving.guard is not None):
+            return None
         raise ArealError(
-            f"{run.name} stays at {plural(roster.count, 'rollout worker')}, and {wish.count} were wanted: {roster.trouble}"
+            f"{self._run.name} is not under way: {how_it_stands(look)}. Start it with rollout.workers={self._wish.count}"
         )
+
+    def _require_same_driver(self) -> None:
+        """Raises ArealError if the driver that has answered is gone: the next one knows nothing of the wish."""
+        driving = self._driving()
+        if driving is None or driving.invocation != self._answered_by:
+            raise ArealError(
+                f"the driver of {self._run.name} that was to come to {self._wanted} is gone, and the next begins with the "
+                "rollout.workers of its configuration: scale it again"
+            )
+
+    def _require_run_on(self) -> None:
+        if Bulletin(self._run.client, self._run.key).ordered() == DRAIN:
+            raise ArealError(f"{self._run.name} is ending: start it again with rollout.workers={self._wish.count}")
+
+    def _require_followed(self, roster: Roster) -> None:
+        """Raises ArealError if the driver could not do what was wished, or somebody has wished for something else meanwhile."""
+        has = plural(roster.count, "rollout worker")
+        if roster.wish != self._wish.id:
+            raise ArealError(f"somebody else has scaled {self._run.name} meanwhile, to {has}")
+        if roster.trouble:
+            raise ArealError(f"{self._run.name} stays at {has}, and {self._wish.count} were wanted: {roster.trouble}")
+
+    def _waited_s(self) -> float:
+        return time.monotonic() - self._began
+
+    def _tell(self, text: str) -> None:
+        if text != self._told:
+            Screen().put(f"{span(self._waited_s()):>7}  ", text)
+            sys.stdout.flush()
+            self._told = text
 
 
 def _is_reached(run: Located, roster: Roster, count: int) -> bool:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from ...broker.bulletin import RUN
 from ...broker.errors import ConfigError
-from ...broker.fleet import JOINED, Fleet, Roster, Wish
+from ...broker.fleet import JOINED, OWN, Fleet, Roster, Wish
 from ...broker.lane import Lane
 from ...broker.rollcall import Heard, RollCall
 from ..cluster.supervisor import Beside, Supervisor
@@ -21,7 +21,7 @@ from .offer import write_offer
 
 LOOK_S = 1.0
 FORGET_S = 300.0
-"""A worker from outside that was not heard for so long is struck off the roll."""
+"""A worker that was not heard for so long, and that is none of those placed here, is struck off the roll."""
 
 LEFT_S = 10.0
 """How long workers from outside may take to leave when the run ends."""
@@ -74,11 +74,19 @@ class Scaler:
             self._events.append(("warning", f"workers from outside cannot join: {error}"))
 
     def begin(self) -> None:
-        """Forget what was wished of an earlier invocation, and lay out what workers from outside need."""
-        if wish := self._broker.fleet.wished():
+        """Forget what an earlier driver has answered and placed, and lay out what workers from outside need.
+
+        A wish that waits for an answer stays: the first tick gives it.
+        """
+        fleet, own = self._broker.fleet, self._own()
+        wish, roster = fleet.wished(), fleet.roster()
+        if wish is not None and roster is not None and roster.wish == wish.id:
             self._seen.add(wish.id)
-        self._broker.fleet.forget_wish()
-        self._broker.fleet.keep_offer(self._offer)
+            fleet.forget_wish(wish)
+        former = [heard.member.name for heard in self._broker.roll.heard() if OWN.fullmatch(heard.member.name)]
+        self._broker.roll.leave(*{*former} - own)
+        fleet.keep_orders(dict.fromkeys(own, RUN))
+        fleet.keep_offer(self._offer)
 
     def add(self, record: Record) -> None:
         """Take in a record of the run."""
@@ -167,17 +175,20 @@ class Scaler:
         gone = self._known - {*workers, *leaving}
         fleet.keep_orders(dict.fromkeys([*gone, *workers], RUN) | leaving)
         fleet.keep_roster(Roster(self._count, tuple(workers), tuple(leaving), self._wish, self._trouble))
-        for name in gone:
-            self._broker.roll.leave(name)
+        if gone:
+            self._broker.roll.leave(*gone)
         self._known = {*workers, *leaving}
+
+    def _own(self) -> set[str]:
+        """The workers that were placed here, and have not left."""
+        return {*self._supervisor.workers(), *self._supervisor.leaving()}
 
     def _look(self, ending: bool) -> None:
         """Look at the roll-call, and at what changes slowly."""
         self._broker.fleet.keep_offer(self._offer)
         self._roll = self._broker.roll.heard()
-        for heard in _guests(self._roll):
-            if heard.ago_s > FORGET_S:
-                self._broker.roll.leave(heard.member.name)
+        lost = {heard.member.name for heard in self._roll if _is_worker(heard) and heard.ago_s > FORGET_S}
+        self._broker.roll.leave(*lost - self._own())  # also if there are none: who has left held leases then, perhaps
         guests = {heard.member.name: heard.member.host for heard in _guests(self._roll)}
         self._events += [
             ("info", f"{name} has joined from {guests[name]}") for name in sorted(guests.keys() - self._guests)
@@ -191,6 +202,10 @@ class Scaler:
 def _guests(roll: list[Heard]) -> list[Heard]:
     """The workers from outside."""
     return [heard for heard in roll if JOINED.fullmatch(heard.member.name)]
+
+
+def _is_worker(heard: Heard) -> bool:
+    return bool(OWN.fullmatch(heard.member.name) or JOINED.fullmatch(heard.member.name))
 
 
 def _works(heard: Heard) -> bool:

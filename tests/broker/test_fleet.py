@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from areal.broker.bulletin import DRAIN, LEAVE, RUN, Bulletin
 from areal.broker.client import Client
 from areal.broker.errors import CodecError
-from areal.broker.fleet import MAX_BYTES, MAX_WORKERS, Fleet, Roster, Wish
+from areal.broker.fleet import MAX_BYTES, MAX_WORKERS, ORDER_S, WISH_S, Fleet, Roster, Wish
 from areal.broker.keys import Keys
 
 WORKERS = ("rollout-0", "rollout-1", "rollout-2")
@@ -41,6 +41,29 @@ def test_orders_are_said_again_to_a_redis_that_came_back_older(client: Client, r
     fleet.keep_orders(words)
     assert orders(client, run) == [RUN, LEAVE, RUN]
     assert not client.exists(Keys(run).leave("rollout-0"))
+
+
+def test_orders_that_nobody_gives_any_more_are_forgotten(client: Client, run: str) -> None:
+    fleet, key = Fleet(client, run), Keys(run).leave("rollout-1")
+    for word in (LEAVE, DRAIN):
+        fleet.keep_orders({"rollout-1": word})
+        assert 0 < client.ttl(key) <= ORDER_S  # type: ignore[operator]
+        client.expire(key, 5)
+        fleet.keep_orders({"rollout-1": word})
+        assert client.ttl(key) > 5, "it is given again"  # type: ignore[operator]
+    client.pexpire(key, 1)
+    while client.exists(key):
+        pass
+    assert orders(client, run)[1] == RUN
+
+
+def test_a_wish_that_nobody_repeats_is_forgotten(client: Client, run: str) -> None:
+    fleet, wish, key = Fleet(client, run), Wish(3), Keys(run).wish
+    fleet.wish(wish)
+    assert 0 < client.ttl(key) <= WISH_S  # type: ignore[operator]
+    client.expire(key, 5)
+    fleet.wish(wish)
+    assert client.ttl(key) > 5  # type: ignore[operator]
 
 
 def test_a_wish_stands_until_it_is_withdrawn(client: Client, run: str) -> None:

@@ -1,14 +1,20 @@
 import json
 import os
 import socket
+import threading
 import time
 from collections.abc import Callable
 
 import pytest
 
-from areal.broker.client import Client
-from areal.broker.keys import Keys
+from areal.broker.bulletin import Bulletin
+from areal.broker.client import Client, connect
+from areal.broker.keys import CONSUMERS, LANES, Keys, LaneKeys
+from areal.broker.lane import Lane
 from areal.broker.rollcall import Activity, Member, Presence, RollCall
+from areal.broker.tickets import Lease, Tickets
+
+from .samples import BROKER, LEASE_S, group, lease, prompts, tickets_of
 
 SILENT_AFTER_S = 0.3
 MEMBER = b'12 {"name": "odd", "role": "", "host": "", "pid": 12, "started_at": 0, "active_at": 0, "version": 0}'
@@ -58,6 +64,59 @@ def test_who_leaves_is_struck_off(roll: RollCall) -> None:
     roll.leave("a")
     roll.leave("never there")
     assert roll.heard() == []
+    for name in ("a", "b", "c"):
+        roll.beat(member(name))
+    roll.leave("a", "c")
+    assert [each.member.name for each in roll.heard()] == ["b"]
+
+
+def consumers(client: Client, run: str, lane: str = "train") -> set[str]:
+    found: list[dict[str, bytes]] = client.xinfo_consumers(LaneKeys(run, lane).prompts, CONSUMERS)  # type: ignore[assignment]
+    return {each["name"].decode() for each in found}
+
+
+def test_who_leaves_is_no_consumer_of_any_lane_any_more(client: Client, roll: RollCall, run: str) -> None:
+    for lane in LANES:
+        Tickets(client, run, lane, BROKER)
+        for name in ("a", "b"):
+            roll.beat(member(name))
+            client.xgroup_createconsumer(LaneKeys(run, lane).prompts, CONSUMERS, name)
+    assert [consumers(client, run, lane) for lane in LANES] == [{"a", "b"}, {"a", "b"}]
+    roll.leave("a")
+    assert [consumers(client, run, lane) for lane in LANES] == [{"b"}, {"b"}]
+
+
+def test_who_holds_leases_stays_a_consumer_until_they_have_moved(client: Client, roll: RollCall, run: str) -> None:
+    epoch, lane = Bulletin(client, run).lead(), Lane(client, run, "train")
+    lane.issue(prompts(0, 1), after=0, epoch=epoch)
+    lease(tickets_of(client, run), "a", 1)
+    roll.beat(member("a"))
+    roll.leave("a")
+    assert consumers(client, run) == {"a"} and lane.depth().prompts == 1
+    time.sleep(1.5 * LEASE_S)
+    other = tickets_of(client, run)
+    (taken,) = lease(other, "b", 1)
+    assert other.complete(taken, group(0)), "nothing of what it held was lost"
+    roll.beat(member("b"))
+    roll.leave()
+    assert consumers(client, run) == {"b"}
+
+
+def test_one_that_waits_for_prompts_gets_them_though_it_is_no_consumer_any_more(
+    client: Client, redis_url: str, roll: RollCall, run: str
+) -> None:
+    """As where its presence was late; it is one again as soon as it gets something."""
+    epoch, lane = Bulletin(client, run).lead(), Lane(client, run, "train")
+    with connect(redis_url) as own:
+        tickets, got = tickets_of(own, run), list[Lease]()
+        client.xgroup_createconsumer(LaneKeys(run, "train").prompts, CONSUMERS, "a")
+        thread = threading.Thread(target=lambda: got.extend(lease(tickets, "a", 1)))
+        thread.start()
+        until(lambda: client.info("clients")["blocked_clients"] > 0)  # type: ignore[index]
+        roll.leave()
+        lane.issue(prompts(0, 1), after=0, epoch=epoch)
+        thread.join()
+    assert [each.prompt.id for each in got] == [0] and consumers(client, run) == {"a"}
 
 
 @pytest.mark.parametrize(

@@ -15,8 +15,9 @@ from ..fake_driver import until
 GUARD = """
 import os, sys
 from pathlib import Path
+from areal.launch.cluster import restarts
 from areal.launch.driver import guard
-guard.BACKOFF_S = 0.01
+restarts.BACKOFF_S = 0.01
 from areal.launch.cli import guarded
 directory, driver = Path(sys.argv[1]), sys.argv[2]
 made = guard.Guard([sys.executable, "-c", driver, str(directory)], os.environ, directory, handed=b"[1]", max_restarts=2)

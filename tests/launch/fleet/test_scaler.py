@@ -11,7 +11,7 @@ from areal.broker.bulletin import LEAVE, RUN, Bulletin
 from areal.broker.client import Client
 from areal.broker.errors import ProcessDied
 from areal.broker.fleet import Fleet, Roster, Wish
-from areal.broker.keys import Keys
+from areal.broker.keys import CONSUMERS, Keys, LaneKeys
 from areal.broker.lane import Lane
 from areal.broker.rollcall import Member, RollCall
 from areal.launch.cluster.supervisor import NOTHING
@@ -19,6 +19,7 @@ from areal.launch.config import RunConfig, load_run_config
 from areal.launch.fleet import scaler as scaling
 from areal.launch.fleet.scaler import Broker, Scaler
 
+from ...broker.samples import LEASE_S, group, lease, prompts, tickets_of
 from ..fake_ray import Cluster, spec
 from .test_balance import step
 
@@ -61,7 +62,10 @@ class House:
         return Bulletin(self.client, self.run).ordered_of(name)
 
     def wish(self, count: int) -> Roster:
-        self.fleet.wish(Wish(count))
+        return self.wish_for(Wish(count))
+
+    def wish_for(self, wish: Wish) -> Roster:
+        self.fleet.wish(wish)
         return self.tick()
 
 
@@ -129,11 +133,54 @@ def test_a_wish_of_an_earlier_invocation_is_forgotten(
     monkeypatch: pytest.MonkeyPatch, client: Client, run: str
 ) -> None:
     old = Wish(4)
-    Fleet(client, run).wish(old)
+    assert House(monkeypatch, client, run).wish_for(old).count == 4
     house = House(monkeypatch, client, run, "rollout.workers=2")
     assert house.tick().count == 2
     house.fleet.wish(old)
     assert house.tick().count == 2
+
+
+def test_a_wish_that_was_there_before_is_answered(monkeypatch: pytest.MonkeyPatch, client: Client, run: str) -> None:
+    """Of somebody who waits until the driver has started."""
+    earlier = House(monkeypatch, client, run)
+    earlier.wish(3)
+    wish = Wish(2)
+    Fleet(client, run).wish(wish)
+    roster = House(monkeypatch, client, run).tick()
+    assert (roster.count, roster.wish, roster.trouble) == (2, wish.id, "")
+
+
+def test_who_worked_for_an_earlier_driver_is_off_the_roll(
+    monkeypatch: pytest.MonkeyPatch, client: Client, run: str
+) -> None:
+    earlier = House(monkeypatch, client, run, "rollout.workers=2")
+    earlier.wish(1)
+    for name in ("learner", "rollout-0", "rollout-1", "rollout-17", "rollout-j0123abcd-0", "rollout-mine"):
+        earlier.beat(name)
+    assert earlier.order("rollout-1") == LEAVE
+    house = House(monkeypatch, client, run, "rollout.workers=2")
+    assert house.members() == ["learner", "rollout-0", "rollout-1", "rollout-j0123abcd-0", "rollout-mine"]
+    assert house.order("rollout-1") == RUN, "what its namesake was told is not for this one"
+
+
+def test_of_who_died_holding_leases_the_lanes_are_rid_once_those_have_moved(house: House) -> None:
+    epoch, lane = Bulletin(house.client, house.run).lead(), Lane(house.client, house.run, "train")
+    lane.issue(prompts(0, 1), after=0, epoch=epoch)
+    tickets = tickets_of(house.client, house.run)
+    lease(tickets, "rollout-17", 1)
+    house.tick()
+    assert consumers(house) == {b"rollout-17"}
+    time.sleep(1.5 * LEASE_S)
+    house.beat("rollout-0")
+    (taken,) = lease(tickets_of(house.client, house.run), "rollout-0", 1)
+    assert tickets.complete(taken, group(0))
+    house.tick()
+    assert consumers(house) == {b"rollout-0"}
+
+
+def consumers(house: House) -> set[bytes]:
+    found: Any = house.client.xinfo_consumers(LaneKeys(house.run, "train").prompts, CONSUMERS)
+    return {each["name"] for each in found}
 
 
 def test_a_worker_that_ended_though_nobody_told_it_to_is_replaced(house: House) -> None:
@@ -178,6 +225,9 @@ def test_workers_from_outside_are_told_of_and_not_counted(house: House, monkeypa
     monkeypatch.setattr(scaling, "FORGET_S", -1.0)
     house.tick()
     assert house.members() == ["rollout-0"], "of the run's own, silence is not forgotten"
+    house.beat("rollout-17")
+    house.tick()
+    assert house.members() == ["rollout-0"], "of an earlier driver it is"
 
 
 def test_at_the_end_those_from_outside_are_waited_for(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
