@@ -16,7 +16,9 @@ from areal.broker.keys import Keys
 from areal.broker.server import EmbeddedRedis
 from areal.launch.control import attach, locate, stop, watched
 from areal.launch.control.attach import merged
+from areal.launch.control.locate import Place
 from areal.launch.control.look import look_into
+from areal.launch.control.watched import require_under_way, watch
 
 from ..conftest import Areal
 from ..driver.test_progress import evaluation, event, step
@@ -139,14 +141,18 @@ def test_a_redis_that_is_all_there_is_and_goes_is_an_error(
 
 
 def test_a_driver_of_which_nothing_tells_any_more_is_an_error(
-    areal: Areal, stage: Stage, client: Client, redis_url: str, monkeypatch: pytest.MonkeyPatch
+    stage: Stage, client: Client, redis_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(attach, "GUARDED_S", 1.0)
     driver = Driving("aa", "mine", "running", 1, "box", time.time(), "/gone")
     Helm(client, stage.key).tell(driver)
-    later(lambda: client.delete(Keys(stage.key).driver))
-    code, _, err = areal("attach", stage.key, "--broker", redis_url)
-    assert code == 1 and f"{stage.key}: its Redis has lost what its driver said there, and for 1 s none has said" in err
+    with watch(stage.key, Place(broker=redis_url)) as run:
+        driving = require_under_way(run)
+        client.delete(Keys(stage.key).driver)
+        with pytest.raises(
+            ArealError, match="its Redis has lost what its driver said there, and for 1 s none has said"
+        ):
+            attach.follow(run, driving, deadline=time.monotonic() + 60)
 
 
 def test_a_redis_that_comes_back_empty_is_told_anew(
@@ -238,10 +244,11 @@ def test_a_run_that_was_killed_as_it_drained_did_not_do_as_asked(
     with FakeDriver(directory, client, heeds=False) as driver:
 
         def killed() -> None:
+            until(lambda: driver.asked)
             driver.logbook.end("stopped", 130, UNDRAINED)
             driver.vanish()
 
-        later(killed)
+        later(killed, 0.0)
         code, out, err = areal("stop", run, *how)
     assert f"error: it was stopped (exit code 130): {UNDRAINED}" in out
     if how:  # at once is without a checkpoint
