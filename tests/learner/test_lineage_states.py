@@ -322,7 +322,7 @@ def past(tmp_path: Path) -> Iterator[Past]:
 def test_nothing_is_lost_and_nothing_counts_twice(past: Past) -> None:
     """The counts at the end say that the lives were worth living."""
     Life.past, Life.seen = past, Counter()
-    lives = int(os.environ.get("AREAL_LIVES", "80"))
+    lives = int(os.environ.get("AREAL_LIVES", "40"))
     run_state_machine_as_test(
         Life,
         settings=settings(
