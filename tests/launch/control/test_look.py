@@ -55,7 +55,9 @@ def test_another_who_holds_the_directory_is_no_driver(directory: Path, client: C
     assert look_into(directory).gone
 
 
-@pytest.mark.parametrize(("guard", "comes"), [(os.getpid(), True), (NOBODY, False), (None, False)])
+@pytest.mark.parametrize(
+    ("guard", "comes"), [(os.getpid(), True), (NOBODY, False), (None, False)], ids=["there", "gone", "none"]
+)
 def test_another_comes_where_there_is_a_guard(directory: Path, client: Client, guard: int | None, comes: bool) -> None:
     with FakeDriver(directory, client, guard=guard) as driver:
         assert look_into(directory).coming and not look_into(directory).awaited
