@@ -15,7 +15,7 @@ from typing import Any
 
 import yaml
 
-from .images import IMAGE, ROOT
+from .images import ROOT
 from .podman import FAILURES, CommandFailed, Podman, run
 from .stages import await_
 
@@ -28,14 +28,15 @@ UP_TIMEOUT_S, DOWN_TIMEOUT_S, JOIN_TIMEOUT_S, EXEC_TIMEOUT_S = 120.0, 90.0, 240.
 class MiniCluster:
     """One project of compose, under a name and on a network of its own."""
 
-    def __init__(self, podman: Podman, folder: Path) -> None:
-        """folder: for what drivers print."""
+    def __init__(self, podman: Podman, image: str, folder: Path) -> None:
+        """image: of the nodes; folder: for what drivers print."""
         self._podman = podman
+        self._image = image
         self._folder = folder
         self.project = f"areal-{secrets.token_hex(3)}"
         self.password, self.token = secrets.token_hex(24), secrets.token_hex(24)
         self._environment = podman.environment | {
-            "AREAL_IMAGE": IMAGE,
+            "AREAL_IMAGE": image,
             "AREAL_REDIS_PASSWORD": self.password,
             "RAY_AUTH_TOKEN": self.token,
             "AREAL_NETWORK": f"172.30.{secrets.randbelow(256)}",
@@ -89,7 +90,7 @@ class MiniCluster:
         options = [f"--security-opt={option.replace('seccomp=', f'seccomp={ROOT}/')}" for option in security]
         options += [f"--cap-drop={each}" for each in ours["x-node"]["cap_drop"]]
         entry, *arguments = command
-        return self._podman("run", "--rm", "--network=none", *options, f"--entrypoint={entry}", IMAGE, *arguments)
+        return self._podman("run", "--rm", "--network=none", *options, f"--entrypoint={entry}", self._image, *arguments)
 
     def container(self, service: str) -> str:
         return f"{self.project}_{service}_1"
