@@ -18,7 +18,8 @@ ARG UV_DEFAULT_INDEX
 
 RUN python3 -m venv /opt/uv && /opt/uv/bin/pip install --quiet --no-cache-dir --disable-pip-version-check uv==0.13.9
 COPY . /src
-RUN /opt/uv/bin/uv build --quiet --no-cache --wheel --out-dir /dist /src
+RUN /opt/uv/bin/uv build --quiet --no-cache --wheel --build-constraint /src/requirements/constraints.txt \
+        --out-dir /dist /src
 
 
 FROM ${BASE}
@@ -30,10 +31,11 @@ RUN apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq -y 
     && useradd --create-home --uid 10001 areal \
     && install -d -o areal -g areal /areal /areal/runs /areal/cache
 
-# What is installed: optional dependencies of pyproject.toml, and files for the device. Empty: none.
+# What is installed: optional dependencies of pyproject.toml, files for the device, the versions of all. Empty: none.
 ARG EXTRAS=cluster,images,judge,math,text,data,reasoning_gym,smollm2
 ARG REQUIREMENTS=requirements/cpu.txt
 ARG OVERRIDES=requirements/overrides.txt
+ARG CONSTRAINTS=requirements/constraints.txt
 ARG TORCH_BACKEND=cpu
 
 # Of where it is built: a folder of wheels (mounted), certificates, an index, a cache to use instead of the builder's.
@@ -50,7 +52,8 @@ RUN --mount=type=bind,from=build,source=/opt/uv,target=/opt/uv --mount=type=cach
     python3 -m venv --without-pip /opt/areal \
     && /opt/uv/bin/uv pip install --python /opt/areal/bin/python --compile-bytecode \
         ${TORCH_BACKEND:+--torch-backend ${TORCH_BACKEND}} ${FIND_LINKS:+--find-links ${FIND_LINKS}} \
-        ${OVERRIDES:+--override ${OVERRIDES}} ${REQUIREMENTS:+-r ${REQUIREMENTS}} \
+        ${CONSTRAINTS:+--constraint ${CONSTRAINTS}} ${OVERRIDES:+--override ${OVERRIDES}} \
+        ${REQUIREMENTS:+-r ${REQUIREMENTS}} \
         -r pyproject.toml $(printf -- '--extra %s ' $(echo "${EXTRAS}" | tr ',' ' '))
 
 COPY --from=build /dist dist

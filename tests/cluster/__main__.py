@@ -43,7 +43,7 @@ def main() -> int:
 
 def prove(folder: Path, stages: Stages) -> Outcome:
     """Everything, from installing podman on. Raises Unable where no container can be started, and AssertionError."""
-    cluster = MiniCluster(make_ready(folder, stages), folder)
+    cluster = MiniCluster(*make_ready(folder, stages), folder)
     with cluster.up():
         try:
             with stages.stage("bring the cluster up"):

@@ -48,8 +48,8 @@ def make_bases(podman: Podman) -> bool:
     return True
 
 
-def build(podman: Podman) -> None:
-    """The project's image, with what image policies need and no vLLM."""
+def build(podman: Podman) -> str:
+    """The project's image, with what image policies need and no vLLM: its id, as another checkout may take the name."""
     arguments = {"EXTRAS": "cluster,images", "REQUIREMENTS": "requirements/torch-cpu.txt"}
     mounts: dict[str, str] = {}
     if certificates := os.environ.get("SSL_CERT_FILE") or os.environ.get("PIP_CERT"):
@@ -66,7 +66,8 @@ def build(podman: Podman) -> None:
         mounts[cache] = "rw"
     options = [f"--build-arg={name}={value}" for name, value in arguments.items()]
     options += [f"--volume={path}:{path}:{how}" for path, how in mounts.items()]
-    podman("build", "--quiet", "--network=host", *options, f"--tag={IMAGE}", str(ROOT), timeout_s=BUILD_TIMEOUT_S)
+    command = ["build", "--quiet", "--network=host", *options, f"--tag={IMAGE}", str(ROOT)]
+    return podman(*command, timeout_s=BUILD_TIMEOUT_S).split()[-1]
 
 
 def _wheels() -> str:

@@ -13,8 +13,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from .images import IMAGE, ROOT
-from .podman import FAILURES, Podman, run
+import yaml
+
+from .images import ROOT
+from .podman import FAILURES, CommandFailed, Podman, run
 from .stages import await_
 
 PODMAN_COMPOSE = "podman-compose==1.6.0"
@@ -26,14 +28,15 @@ UP_TIMEOUT_S, DOWN_TIMEOUT_S, JOIN_TIMEOUT_S, EXEC_TIMEOUT_S = 120.0, 90.0, 240.
 class MiniCluster:
     """One project of compose, under a name and on a network of its own."""
 
-    def __init__(self, podman: Podman, folder: Path) -> None:
-        """folder: for what drivers print."""
+    def __init__(self, podman: Podman, image: str, folder: Path) -> None:
+        """image: of the nodes; folder: for what drivers print."""
         self._podman = podman
+        self._image = image
         self._folder = folder
         self.project = f"areal-{secrets.token_hex(3)}"
         self.password, self.token = secrets.token_hex(24), secrets.token_hex(24)
         self._environment = podman.environment | {
-            "AREAL_IMAGE": IMAGE,
+            "AREAL_IMAGE": image,
             "AREAL_REDIS_PASSWORD": self.password,
             "RAY_AUTH_TOKEN": self.token,
             "AREAL_NETWORK": f"172.30.{secrets.randbelow(256)}",
@@ -53,14 +56,41 @@ class MiniCluster:
         """Until every node has joined the Ray cluster."""
         for node in NODES:
             await_(f"{node} joins the Ray cluster", partial(self.has_joined, node), timeout_s=JOIN_TIMEOUT_S)
+        for service, what in ({"ray-head": "head"} | dict.fromkeys(NODES, "worker")).items():
+            await_(f"{service} is healthy", partial(self.is_healthy, service, what), timeout_s=JOIN_TIMEOUT_S)
 
     def has_joined(self, node: str) -> bool:
         """Whether the container's newest life has said that its Ray runs."""
         return "Ray runtime started" in self._logs(node).rpartition("Local node IP")[2]
 
+    def is_healthy(self, service: str, what: str) -> bool:
+        """What compose would have found out: podman asks no container by itself."""
+        try:
+            self.exec(service, "areal-node", "healthy", what)
+        except CommandFailed:
+            return False
+        return True
+
+    def listens(self, service: str) -> set[int]:
+        """The TCP ports of a container that others reach."""
+        pid = str(self.inspect(self.container(service))["State"]["Pid"])
+        command = ["nsenter", "--target", pid, "--net", "ss", "-Hltn"]
+        said = run(command, timeout_s=30.0, environment=os.environ)
+        places = [line.split()[3].rpartition(":") for line in said.splitlines()]
+        return {int(port) for address, _, port in places if "127.0.0.1" not in address}
+
     def exec(self, service: str, *command: str, timeout_s: float = EXEC_TIMEOUT_S) -> str:
         """What a command in a container prints."""
         return self._podman("exec", self.container(service), *command, timeout_s=timeout_s)
+
+    def once(self, file: str, service: str, *command: str) -> str:
+        """What a command prints in a container of its own, confined as the file, too, says of the service."""
+        ours, theirs = (yaml.safe_load((ROOT / each).read_text()) for each in ("docker-compose.yml", file))
+        security = ours["x-node"]["security_opt"] + theirs["services"][service]["security_opt"]
+        options = [f"--security-opt={option.replace('seccomp=', f'seccomp={ROOT}/')}" for option in security]
+        options += [f"--cap-drop={each}" for each in ours["x-node"]["cap_drop"]]
+        entry, *arguments = command
+        return self._podman("run", "--rm", "--network=none", *options, f"--entrypoint={entry}", self._image, *arguments)
 
     def container(self, service: str) -> str:
         return f"{self.project}_{service}_1"

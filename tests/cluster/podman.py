@@ -96,10 +96,12 @@ def is_installed() -> bool:
 
 def install() -> None:
     """Install podman and what else is needed by apt. Raises Unable."""
+    if os.geteuid() != 0:
+        raise Unable("only root can take a container's network down, and see its volumes")
     if is_installed():
         return
-    if os.geteuid() != 0 or shutil.which("apt-get") is None:
-        raise Unable(f"{', '.join(COMMANDS)} are not all installed, and only root can do so, by apt-get")
+    if shutil.which("apt-get") is None:
+        raise Unable(f"{', '.join(COMMANDS)} are not all installed, and there is no apt-get to do so")
     quiet = {"DEBIAN_FRONTEND": "noninteractive"} | dict(os.environ)
     try:
         run(["apt-get", "update", "-qq"], timeout_s=INSTALL_TIMEOUT_S, environment=quiet)

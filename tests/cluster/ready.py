@@ -7,8 +7,8 @@ from .podman import Podman, install
 from .stages import Stages
 
 
-def make_ready(folder: Path, stages: Stages) -> Podman:
-    """Podman, with the images of the mini-cluster. Raises Unable where no container can be started."""
+def make_ready(folder: Path, stages: Stages) -> tuple[Podman, str]:
+    """Podman, and the image of the mini-cluster's nodes. Raises Unable where no container can be started."""
     with stages.stage("install podman"):
         install()
     podman = Podman(folder)
@@ -17,5 +17,5 @@ def make_ready(folder: Path, stages: Stages) -> Podman:
         stages.note("make the base image", "" if made else "was there")
         podman.require_containers(bases()[0])
     with stages.stage("build the image"):
-        build(podman)
-    return podman
+        image = build(podman)
+    return podman, image

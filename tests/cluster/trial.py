@@ -8,7 +8,7 @@ from typing import Any
 from areal.launch.records.rundir import METRICS, SUMMARY, read_metrics, read_summary
 from areal.launch.records.tally import Record
 
-from .mini import Driver, MiniCluster
+from .mini import NODES, Driver, MiniCluster
 from .podman import CommandFailed
 from .stages import Stages, await_
 
@@ -20,8 +20,14 @@ ENDLESS = 1_000_000
 MORE_STEPS = 5
 """So many take more groups than can have been on their way before, (η + 1)·B: what was struck works again, or is done without."""
 
-LINK_DOWN_S = 6.0
-START_TIMEOUT_S, RECOVERY_TIMEOUT_S, DRAIN_TIMEOUT_S, FINISH_TIMEOUT_S = 300.0, 240.0, 120.0, 300.0
+CODE = "docker-compose.code.yml"
+WALLS = "from areal.rewards.programs.sandbox.sandbox import find_walls; print('walls:', find_walls('any').kind)"
+
+UNWANTED = {8265: "the dashboard", 10001: "Ray Client"}
+"""Ports of servers of Ray's that nothing here wants."""
+
+DOCTOR_TIMEOUT_S, START_TIMEOUT_S, RECOVERY_TIMEOUT_S = 150.0, 300.0, 240.0
+DRAIN_TIMEOUT_S, FINISH_TIMEOUT_S = 120.0, 300.0
 
 
 @dataclass(frozen=True)
@@ -43,11 +49,13 @@ class Trial:
 
     def run(self) -> Outcome:
         """Train; kill, cut off and restart parts meanwhile; drain; resume and finish."""
+        self._ask_the_doctor()
         driver = self.cluster.drive("run", CONFIG, *SETTINGS, f"learner.steps={ENDLESS}")
         with self.stages.stage("start a run"):
             self._await_steps(driver, 3, START_TIMEOUT_S)
             self.stages.note("start a run", ", ".join(f"{name} on {host}" for name, host in self._hosts().items()))
         self._require_secrets()
+        self._require_walls()
         killed, cut_off = [host for name, host in self._hosts().items() if name.startswith("rollout")]
         self._kill_a_container(driver, killed)
         self._cut_a_link(driver, cut_off)
@@ -55,6 +63,13 @@ class Trial:
         drained = self._drain(driver)
         wanted = self._steps() + 3
         return Outcome(drained, self._finish(wanted), wanted, read_summary(self.cluster.file(f"{RUN}/{SUMMARY}")))
+
+    def _ask_the_doctor(self) -> None:
+        """That the command sees the cluster, and nothing wrong with it."""
+        with self.stages.stage("ask areal doctor"):
+            asked = self.cluster.drive("doctor", CONFIG, *SETTINGS)
+            assert asked.ended(DOCTOR_TIMEOUT_S) == 0, asked.said
+            assert f"nodes with {len(NODES)} CPUs" in asked.said, asked.said
 
     def _kill_a_container(self, driver: Driver, host: str) -> None:
         worker, stage = self._worker_on(host), "kill a rollout container"
@@ -79,7 +94,11 @@ class Trial:
         with self.stages.stage(stage):
             before = self._steps()
             self.cluster.link(host, "down")
-            time.sleep(LINK_DOWN_S)
+            down = time.monotonic()
+            await_(f"{worker['name']} is missed", lambda: self._is_missed(driver, worker), timeout_s=RECOVERY_TIMEOUT_S)
+            missed_s, went_on = time.monotonic() - down, self._steps()
+            self._await_steps(driver, went_on + 1, RECOVERY_TIMEOUT_S)
+            assert self._is_missed(driver, worker), f"{worker['name']} is heard although its link is down"
             went_on = self._steps() - before
             self.cluster.link(host, "up")
             begun = time.monotonic()
@@ -89,7 +108,8 @@ class Trial:
             back_s = time.monotonic() - begun
             self._await_steps(driver, self._steps() + MORE_STEPS, RECOVERY_TIMEOUT_S)
         self.stages.note(
-            stage, f"steps in {LINK_DOWN_S:g} s without it: {went_on}; its worker heard {back_s:.1f} s after it was up"
+            stage,
+            f"worker missed after {missed_s:.1f} s, {went_on} steps without it, heard {back_s:.1f} s after it was up",
         )
 
     def _kill_redis(self, driver: Driver) -> None:
@@ -117,7 +137,7 @@ class Trial:
         return code
 
     def _require_secrets(self) -> None:
-        """That Redis wants its password and Ray its token, and that no port is published."""
+        """That Redis wants its password and Ray its token, and that no port is published or open without need."""
         stage = "ask without password and token"
         with self.stages.stage(stage):
             assert "NOAUTH" in self.cluster.exec("redis", "redis-cli", "ping")
@@ -127,7 +147,17 @@ class Trial:
             for container in self.cluster.inspect_all():
                 published = [port for port, hosts in container["NetworkSettings"]["Ports"].items() if hosts]
                 assert not published, f"{container['Name']} publishes {published}"
+            served = [UNWANTED[port] for port in self.cluster.listens("ray-head") & UNWANTED.keys()]
+            assert not served, f"the head serves {served}"
         self.stages.note(stage, "refused; no port is published")
+
+    def _require_walls(self) -> None:
+        """That the reward `code` has its sandbox under the options of docker-compose.code.yml."""
+        stage = "put up the walls of a sandbox"
+        with self.stages.stage(stage):
+            said = self.cluster.once(CODE, "rollout-0", "python", "-c", WALLS).strip()
+            assert said.startswith("walls: "), said
+        self.stages.note(stage, said)
 
     def _failing(self, service: str, *command: str) -> str:
         """What a command says that must not succeed."""
@@ -175,6 +205,11 @@ class Trial:
     def _is_heard(self, driver: Driver, before: dict[str, Any]) -> bool:
         driver.require_alive()
         return any(member["name"] == before["name"] and not member["silent"] for member in self._roll())
+
+    def _is_missed(self, driver: Driver, before: dict[str, Any]) -> bool:
+        """Whether a role is on the roll and has not been heard for a while."""
+        driver.require_alive()
+        return any(member["name"] == before["name"] and member["silent"] for member in self._roll())
 
     def _has_new_redis(self, before: int) -> bool:
         state = self.cluster.inspect(self.cluster.container("redis"))["State"]

@@ -8,9 +8,10 @@ from typing import Any
 import yaml
 
 ROOT = Path(__file__).parents[2]
-COMPOSE, GPU = ROOT / "docker-compose.yml", ROOT / "docker-compose.gpu.yml"
+COMPOSE, GPU, CODE = (ROOT / f"docker-compose{part}.yml" for part in ("", ".gpu", ".code"))
 EXAMPLE = ROOT / ".env.example"
 DOCKERFILE = ROOT / "Dockerfile"
+CONSTRAINTS = ROOT / "requirements" / "constraints.txt"
 NODE = ROOT / "deploy" / "docker" / "areal-node"
 SLURM = ROOT / "deploy" / "slurm" / "areal.sbatch"
 K8S = ROOT / "deploy" / "k8s"
@@ -22,6 +23,12 @@ VARIABLE = re.compile(r"(?<!\$)\$\{(?P<name>\w+)(?:(?P<how>:[-?])(?P<rest>[^}]*)
 def example() -> dict[str, str]:
     """The variables of .env.example and what it says of them, those commented out too."""
     lines = re.findall(r"^#?([A-Z][A-Z0-9_]*)=(.*)$", EXAMPLE.read_text(), flags=re.MULTILINE)
+    return dict(lines)
+
+
+def pins(path: Path) -> dict[str, str]:
+    """The versions that a file of requirements says, by name."""
+    lines = re.findall(r"^([\w.-]+)(?:\[[^]]*\])?==(\S+)$", path.read_text(), flags=re.MULTILINE)
     return dict(lines)
 
 

