@@ -20,6 +20,7 @@ RUNS = ("cluster", "e2e", "chaos")
 """Folders of tests that start whole runs, which take all that a machine has."""
 
 
+@pytest.hookimpl(tryfirst=True)  # before the groups are looked at
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Those first: they take the longest."""
     here = Path(__file__).parent
