@@ -22,7 +22,7 @@ run: setup
 	$(BIN)/areal run $(CONFIG) $(ARGS)
 
 test: setup walls
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m tests $(ARGS)
 
 test-fast: setup walls
 	$(BIN)/python -m pytest -m "not slow" $(ARGS)
