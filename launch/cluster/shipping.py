@@ -24,7 +24,7 @@ from ...learner.config import DatasetConfig
 from ...learner.data.config import PartConfig
 from ...rewards.shipped import FOLDER
 from ..config import RunConfig
-from ..secret import SECRET
+from ..secret import is_secret_file
 
 MIB = 2**20
 MAX_FILE_BYTES = 10 * MIB
@@ -192,7 +192,7 @@ def _matches(name: str, patterns: Sequence[str]) -> bool:
 
 def _is_secret(name: str) -> bool:
     """Whether a file or a folder of that name is taken to hold secrets."""
-    return SECRET.search(name) is not None or _matches(name, SECRETS)
+    return is_secret_file(name) or _matches(name, SECRETS)
 
 
 def _is_environment(folder: Path) -> bool:

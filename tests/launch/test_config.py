@@ -495,9 +495,12 @@ def test_rewards_of_a_mixture_are_for_its_parts(path: Path) -> None:
             "rewards.functions=[{name: sort}, {name: judge, kwargs: {api_key: hush}}]",
             "rewards.functions.1.kwargs.api_key",
         ),
-        ("rollout.engine.args.hf_token=hush", "rollout.engine.args.hf_token"),
+        ("rollout.engine.args.hf_token=hush-be-quiet-now", "rollout.engine.args.hf_token"),
         ("dataset.kwargs.password=hush", "dataset.kwargs.password"),
-        ("dataset={source: null, mixture: [{source: sort, kwargs: {token: hush}}]}", "dataset.mixture.0.kwargs.token"),
+        (
+            "dataset={source: null, mixture: [{source: sort, kwargs: {token: hush-be-quiet-now}}]}",
+            "dataset.mixture.0.kwargs.token",
+        ),
     ],
 )
 def test_secrets_in_what_is_handed_on_as_it_is_are_refused(path: Path, override: str, key: str) -> None:

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from areal.launch.secret import SECRET, secret_keys
+from areal.launch.secret import SECRET, is_secret_file, secret_keys
 
 SECRETS = ["HF_TOKEN", "token.json", "api-key", "apiKey", "AWS_SECRET_ACCESS_KEY", "db_password", "private_key"]
 
@@ -19,6 +19,10 @@ def test_names_of_other_things(name: str) -> None:
     assert not SECRET.search(name)
 
 
+def test_a_module_about_tokens_is_no_secret() -> None:
+    assert is_secret_file("hf_token.txt") and is_secret_file("api_key.py") and not is_secret_file("token_utils.py")
+
+
 @pytest.mark.parametrize(
     ("value", "keys"),
     [
@@ -29,6 +33,8 @@ def test_names_of_other_things(name: str) -> None:
         ({"max_tokens": 5, "max_token": 5, "hf_token": True, "token": None, "password": ""}, []),
         ({"api_key": "OPENAI_API_KEY", "end_token": "<|end|>", "stop_token": "</s>"}, []),
         ({"pattern": "sk-1234"}, []),
+        ({"answer_token": "####", "think_token": "Let me think about it."}, []),
+        ({"hub_token": "hf_abcdefghijklmnopqrstuvwxyz"}, ["kwargs.hub_token"]),
     ],
 )
 def test_texts_under_such_names_are_found_however_deep(value: dict[str, Any], keys: list[str]) -> None:
