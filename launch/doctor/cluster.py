@@ -6,6 +6,7 @@ from pathlib import Path
 from statistics import median
 
 from ..cluster.nodes import Node, survey
+from ..cluster.transport import WAYS
 from ..config import RunConfig
 from .finding import Finding, ok, problem, warning
 from .gpus import look_at_shares
@@ -98,9 +99,10 @@ def _sight(config: RunConfig, nodes: Sequence[Node]) -> Finding:
     seen = f"{folder} is not the same folder on {', '.join(blind)}"
     if config.broker.weights == "directory":
         return problem("shared directory", seen, "mount it there (NFS), or set broker.weights to redis or auto")
+    way = WAYS["direct" if config.broker.weights == "direct" else "redis"]
     return warning(
         "shared directory",
-        f"{seen}: weights go through Redis, checkpoints and logs stay on the node of their role",
+        f"{seen}: weights travel {way}, checkpoints and logs stay on the node of their role",
         "mount it there (NFS), or a learner that is started again on another node begins anew",
     )
 

@@ -8,6 +8,7 @@ import logging
 import os
 import secrets
 import signal
+import socket
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -20,6 +21,7 @@ from ...broker.address import with_credentials
 from ...broker.bulletin import DRAIN, LEAVE, RUN, Bulletin
 from ...broker.chunks import RedisChunks
 from ...broker.client import Client
+from ...broker.direct import depot_of
 from ...broker.errors import ArealError, BrokerError, BrokerUnavailable, CodecError, ConfigError, ModelError
 from ...broker.fleet import Fleet
 from ...broker.rollcall import RollCall
@@ -39,6 +41,7 @@ T = TypeVar("T")
 TICK_S = 0.25
 LOOK_S = 0.5
 BACKOFF_S = 1.0
+REACH_S = 5.0
 STEADY_S = 120.0
 """A worker that has lived for so long before it died starts with a clean count."""
 
@@ -134,6 +137,9 @@ def _require_weights(run: Located, config: RunConfig) -> None:
     """Raises ConfigError if the run's weights cannot be seen from here."""
     if config.broker.weights == "redis":
         return
+    if config.broker.weights == "direct":
+        _require_depot(run)
+        return
     folder = config.path / "weights"
     store = WeightStore(run.client, run.key, RedisChunks(run.client, run.key))
     for _ in range(3):  # the oldest are deleted as new ones come
@@ -147,6 +153,21 @@ def _require_weights(run: Located, config: RunConfig) -> None:
         f"the weights of {run.name} are shared in {folder}, which cannot be seen from here: mount it (directory=… says where "
         f"the folder of runs is on this host), or start the run with broker.weights=redis"
     )
+
+
+def _require_depot(run: Located) -> None:
+    """Raises ConfigError if the learner that holds the run's weights cannot be reached from here."""
+    depot = depot_of(run.client, run.key)
+    if depot is None:  # there are no weights yet
+        return
+    try:
+        socket.create_connection((depot.host, depot.port), timeout=REACH_S).close()
+    except OSError as error:
+        raise ConfigError(
+            f"the learner of {run.name} hands out its weights at {depot.host}, port {depot.port}, which cannot be reached "
+            f"from here ({error}): open all ports between the two, or start the run with broker.weights=redis (without "
+            "cluster.address, a run's learner listens on its own machine alone)"
+        ) from None
 
 
 def _specs(wanted: Wanted, config: RunConfig, key: str, model_path: str, folder: Path) -> list[RoleSpec]:

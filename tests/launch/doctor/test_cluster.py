@@ -45,7 +45,7 @@ def test_a_cluster_as_it_should_be(found: object) -> None:
         (replace(OTHER, packages=VERSIONS | {"torch": "1.0"}), "versions", "warning", "torch 1.0 (here"),
         (replace(OTHER, packages={k: VERSIONS[k] for k in MUST_AGREE}), "versions", "warning", "has no vLLM"),
         (replace(OTHER, python="3.12.1"), "versions", "warning", "3.11.7 on 1, 3.12.1 on 1"),
-        (replace(OTHER, sees=False), "shared directory", "warning", "weights go through Redis"),
+        (replace(OTHER, sees=False), "shared directory", "warning", "weights travel through Redis"),
         (replace(OTHER, redis="BrokerUnavailable: no"), "redis from nodes", "problem", "1 of 2 nodes"),
         (replace(OTHER, skew_s=9.0), "clocks", "warning", "4.5 s off"),
     ],
@@ -61,6 +61,12 @@ def test_weights_that_are_to_be_in_a_directory_must_be_seen_by_all(found: object
     blind = replace(OTHER, sees=False)
     told = found(HEAD, blind, overrides=("broker.weights=directory",))  # type: ignore[operator]
     assert told["shared directory"].level == "problem"
+
+
+def test_weights_from_memory_want_no_directory(found: object) -> None:
+    blind = replace(OTHER, sees=False)
+    told = found(HEAD, blind, overrides=("broker.weights=direct",))["shared directory"]  # type: ignore[operator]
+    assert told.level == "warning" and "weights travel directly from the learner's memory" in told.seen
 
 
 def test_gpus_of_all_nodes_count(found: object) -> None:
