@@ -115,6 +115,7 @@ class Sender:
                 if tensors is not None and entries is not None:
                     channel.send(tensors, entries)
         finally:
+            line.close()  # first, as the channel may wait for what is under way
             channel.close()
 
     def _meet(self, line: Line, hello: Hello) -> Channel:

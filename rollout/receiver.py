@@ -42,6 +42,15 @@ class Receiver:
             raise BrokerError(f"{where}: it has newer ones")
         return manifest.model_dump_json()
 
+    def require_open(self) -> None:
+        """Raises BrokerError once the learner is gone, and what has not come of a version will not come any more.
+
+        The channel may not notice that before its deadline.
+        """
+        if self._line is None:
+            raise BrokerError("there is no line to the learner")
+        self._line.require_open()
+
     def close(self) -> None:
         """Hang up, so that the learner waits for this engine no longer."""
         line, self._line = self._line, None
@@ -60,7 +69,7 @@ class Receiver:
         """The line to that learner, with the engine's processes in the channel beside it."""
         if self._line is not None and self._depot == depot:
             with contextlib.suppress(BrokerError):
-                self._line.require_open()
+                self.require_open()
                 return self._line
         self.close()
         devices = await self._call("gpu_of_policy")

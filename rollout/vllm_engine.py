@@ -9,7 +9,7 @@ import asyncio
 import itertools
 import os
 import time
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -108,13 +108,12 @@ class VllmEngine:
         """
         if self._llm is None:
             raise EngineDied("the engine is not running")
+        manifest = await self._asked(source) if isinstance(source, Held) else None
+        began = time.perf_counter()
+        check = self._receiver.require_open if manifest is not None else lambda: None
         try:
             async with asyncio.timeout(self._config.timeout_s):
-                manifest = await self._receiver.ask(source) if isinstance(source, Held) else None
-                began = time.perf_counter()
-                await self._while_alive(self._replace_weights(version, source, manifest))
-        except BrokerError:
-            raise
+                await self._while_alive(self._replace_weights(version, source, manifest), check)
         except Exception as error:
             raise EngineDied(f"version {version} could not be loaded: {error!r}") from error
         self._version = version
@@ -149,12 +148,16 @@ class VllmEngine:
         outputs = [output async for output in stream]
         return outputs[-1] if outputs else None
 
-    async def _while_alive(self, work: Coroutine[Any, Any, T]) -> T:
-        """Do what calls the engine's process: vLLM leaves such a call unanswered for ever if that process dies."""
+    async def _while_alive(self, work: Coroutine[Any, Any, T], check: Callable[[], object] = lambda: None) -> T:
+        """Do what calls the engine's process: vLLM leaves such a call unanswered for ever if that process dies.
+
+        `check` raises where there is another reason to wait no longer.
+        """
         task = asyncio.ensure_future(work)
         try:
             while not (await asyncio.wait({task}, timeout=ALIVE_EVERY_S))[0]:
                 self._require_alive()
+                check()
             return task.result()
         finally:
             task.cancel()
@@ -173,6 +176,14 @@ class VllmEngine:
             self._require_alive()
             raise BrokerError(f"the engine says: {error}") from error
         return answers
+
+    async def _asked(self, source: Held) -> str:
+        """The manifest of what now waits in the channel, the engine being as it was. Raises BrokerError, or EngineDied."""
+        try:
+            async with asyncio.timeout(self._config.timeout_s):
+                return await self._receiver.ask(source)
+        except TimeoutError as error:
+            raise EngineDied(f"it has not met the learner within {self._config.timeout_s:g} s") from error
 
     async def _replace_weights(self, version: int, source: Source, manifest: str | None) -> None:
         await self._llm.pause_generation(mode="keep", clear_cache=True)

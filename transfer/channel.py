@@ -4,10 +4,11 @@ By NCCL from GPU to GPU, else by gloo over TCP: the same code for both. Nobody's
 goes with its channel, and every wait ends: at its deadline, or when the other end is found to be gone.
 """
 
+import collections
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -26,6 +27,7 @@ PARCEL_TIMEOUT_S = 60.0
 """How long one parcel may take, and the other processes to come."""
 
 POLL_S = 0.0005
+CLOSE_POLL_S = 0.05
 LEARNER = 0
 
 _BUILDING = threading.Lock()
@@ -49,36 +51,39 @@ class Channel:
 
     def __init__(self, store: Store, seat: Seat, *, check: Callable[[], object] = lambda: None) -> None:
         self._check = check
+        self._under_way: collections.deque[Any] = collections.deque()
         self._device = torch.device("cuda", torch.cuda.current_device()) if seat.backend == "nccl" else "cpu"
         self._stream = torch.cuda.Stream() if seat.backend == "nccl" else None
         with _broken(), _BUILDING:
             self._group: Any = _nccl(store, seat) if seat.backend == "nccl" else None
         with _broken():
             self._group = self._group or _gloo(store, seat)
-            self._broadcast(torch.ones(1, dtype=torch.uint8, device=self._device))  # NCCL meets at its first word
+        first = torch.ones(1, dtype=torch.uint8, device=self._device)
+        collections.deque(self._broadcast([first]), maxlen=0)  # NCCL meets at its first word
 
     def send(self, tensors: Mapping[str, Tensor], entries: Sequence[Entry]) -> None:
         """Send the tensors in the order of their entries."""
         with torch.cuda.stream(self._stream):
-            for parcel in parcels(entries):
-                if parcel.num_bytes:
-                    self._broadcast(self._packed(tensors, parcel))
+            packed = (self._packed(tensors, parcel) for parcel in parcels(entries))
+            collections.deque(self._broadcast(packed), maxlen=0)
 
     def receive(self, entries: Sequence[Entry]) -> Iterator[tuple[str, Tensor]]:
         """The tensors as they come, each in memory of its own parcel's, which lives as long as one of them does."""
-        for parcel in parcels(entries):
-            buffer = torch.empty(parcel.num_bytes, dtype=torch.uint8, device=self._device)
-            if parcel.num_bytes:
-                self._broadcast(buffer)
+        sizes = (parcel.num_bytes for parcel in parcels(entries))
+        empty = (torch.empty(size, dtype=torch.uint8, device=self._device) for size in sizes)
+        for parcel, buffer in zip(parcels(entries), self._broadcast(empty), strict=True):
             for entry, offset in zip(parcel.entries, parcel.offsets, strict=True):
                 raw = buffer[offset : offset + entry.num_bytes]
                 yield entry.name, raw.view(getattr(torch, entry.dtype)).view(entry.shape)
 
     def close(self) -> None:
-        """Leave; whoever still waits there waits no longer."""
+        """Leave, with nothing under way any more: a group of gloo's that is let go of before that stops the whole process."""
         group, self._group = self._group, None
         if group is not None and self._stream is not None:
             group.abort()
+        while any(not work.is_completed() for work in self._under_way):  # each ends by itself, at its deadline
+            time.sleep(CLOSE_POLL_S)
+        self._under_way.clear()
 
     def _packed(self, tensors: Mapping[str, Tensor], parcel: Parcel) -> Tensor:
         """A parcel's bytes on the device of this channel: of a tensor that is alone and lies there already, its own."""
@@ -89,19 +94,37 @@ class Channel:
             buffer[offset : offset + entry.num_bytes].copy_(_raw(tensors[entry.name]))
         return buffer
 
-    def _broadcast(self, buffer: Tensor) -> None:
+    def _broadcast(self, buffers: Iterable[Tensor]) -> Iterator[Tensor]:
+        """Each buffer once it has travelled, with the next one on its way already."""
+        waiting: collections.deque[Tensor] = collections.deque()
+        for buffer in buffers:
+            self._begin(buffer)
+            waiting.append(buffer)
+            if len(waiting) > 1:
+                self._await_first()
+                yield waiting.popleft()
+        for buffer in waiting:
+            self._await_first()
+            yield buffer
+
+    def _begin(self, buffer: Tensor) -> None:
         options = dist.BroadcastOptions()
         options.rootRank, options.rootTensor = LEARNER, 0
         options.timeout = timedelta(seconds=PARCEL_TIMEOUT_S)
-        deadline = time.monotonic() + PARCEL_TIMEOUT_S
         with _broken():
-            work = self._group.broadcast([buffer], options)
-            while not work.is_completed():
-                self._check()
-                if time.monotonic() > deadline:
-                    raise BrokerError(f"a parcel of weights took more than {PARCEL_TIMEOUT_S:g} s")
-                time.sleep(POLL_S)
+            self._under_way.append(self._group.broadcast([buffer], options))
+
+    def _await_first(self) -> None:
+        """Until the first of what is under way has arrived."""
+        work, deadline = self._under_way[0], time.monotonic() + PARCEL_TIMEOUT_S
+        while not work.is_completed():
+            self._check()
+            if time.monotonic() > deadline:
+                raise BrokerError(f"a parcel of weights took more than {PARCEL_TIMEOUT_S:g} s")
+            time.sleep(POLL_S)
+        with _broken():
             work.wait()
+        self._under_way.popleft()
 
 
 def meet(host: str, port: int, prefix: str) -> Store:

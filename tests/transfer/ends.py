@@ -128,13 +128,15 @@ class Learner:
 
 
 async def be_engine(client: Client, run: str, *, until: int, then: str = "") -> None:
-    """Take versions up to one; or die, or hang, once the first tensor of the first one is there."""
+    """Take versions up to one; or die, hang, or hang up and hang, once the first tensor of the first one is there."""
     engine = Engine(client, run)
 
     def came() -> None:
         print("half", flush=True)
         if then == "die":
             os.kill(os.getpid(), signal.SIGKILL)
+        if then == "hang up":
+            engine.receiver.close()
         time.sleep(3600)
 
     version = -1
@@ -148,14 +150,14 @@ def be_learner(client: Client, run: str, *, version: int, dies_at: int = 0) -> N
     """Publish one version; and be killed before the parcel of that number, of which 0 is none."""
     learner, sent = Learner(client, run), []
 
-    def broadcast(channel: Channel, buffer: Tensor) -> None:
+    def begin(channel: Channel, buffer: Tensor) -> None:
         if buffer.numel() > 1:
             sent.append(buffer)
             if len(sent) == dies_at:
                 os.kill(os.getpid(), signal.SIGKILL)
         original(channel, buffer)
 
-    original, Channel._broadcast = Channel._broadcast, broadcast  # type: ignore[method-assign]
+    original, Channel._begin = Channel._begin, begin  # type: ignore[method-assign]
     learner.publish(version, large(version))
     print("published", flush=True)
     time.sleep(3600)
