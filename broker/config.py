@@ -22,10 +22,11 @@ class BrokerConfig(BaseModel):
     max_attempts: int = Field(3, ge=1, description="after so many failed tries a prompt becomes a dead letter")
     max_dead_letters: int = Field(1000, ge=0, description="with more of them than that, the run ends on an error")
     timeout_s: float = Field(30.0, gt=0, description="how long Redis may fail to answer before the caller gives up")
-    weights: Literal["auto", "directory", "redis"] = Field(
+    weights: Literal["auto", "directory", "redis", "direct"] = Field(
         "auto",
         description="how weights travel: in the run's directory, which all roles must see, or through Redis, whose "
-        "memory then holds weights_kept + 1 versions (adapters, small models); auto takes the directory where the run is "
+        "memory then holds weights_kept + 1 versions (adapters, small models), or directly from the learner's memory into "
+        "the engines', by NCCL between GPUs, else by TCP (no adapters; not yet run on a GPU); auto takes the directory where the run is "
         "on one machine, or all nodes of its cluster are seen to see it when it starts, and Redis elsewhere",
     )
     weights_kept: int = Field(3, ge=2, description="versions of the weights kept for workers that lag")

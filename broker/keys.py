@@ -39,6 +39,11 @@ class Keys:
         return self.of("weights", "of", name)
 
     @property
+    def depot(self) -> str:
+        """Where the learner that leads hands out weights that stay in its memory."""
+        return self.of("weights", "depot")
+
+    @property
     def records(self) -> str:
         """Stream of what the roles report."""
         return self.of("records")

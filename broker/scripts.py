@@ -250,6 +250,15 @@ return 1
 """
 )
 
+# KEYS epoch, key; ARGV epoch, value → 1; the key has the value.
+TELL = (
+    FENCE
+    + """
+redis.call('SET', KEYS[2], ARGV[2])
+return 1
+"""
+)
+
 # KEYS roll; ARGV name, member as JSON → the server's time in milliseconds.
 BEAT = """
 local time = redis.call('TIME')

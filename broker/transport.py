@@ -1,6 +1,6 @@
-"""How a folder of weights gets from the learner to the workers: through a directory that both see, or through Redis.
+"""How weights get from the learner to the workers: through a directory that both see, through Redis, or directly.
 
-A transport moves folders by name and knows nothing of versions; what is announced, and when, is the WeightStore's.
+A transport moves them by name and knows nothing of versions; what is announced, and when, is the WeightStore's.
 """
 
 import fcntl
@@ -10,8 +10,9 @@ import shutil
 import uuid
 import weakref
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from .errors import BrokerError
 from .folder import checksum, flush, sync, verify, weight_files
@@ -22,20 +23,47 @@ Write = Callable[[Path], None]
 NAME = re.compile(r"[0-9]{8,9}-[0-9]{1,15}")
 """Of a folder of weights: its version, and the epoch of the learner that wrote it."""
 
+
+@dataclass(frozen=True, slots=True)
+class Depot:
+    """Where the learner of an epoch hands out what it has in memory, to whoever has the token (direct.py)."""
+
+    epoch: int
+    host: str
+    port: int
+    token: str
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """A version that lies in a learner's memory, or did when it was announced."""
+
+    depot: Depot
+    name: str
+    digest: int
+
+
+Source = Path | Held
+"""What an engine loads: a folder of safetensors, or what it must ask a learner for."""
+
 PARTIAL = re.compile(rf"\.({NAME.pattern})\.[0-9a-f]{{32}}\.partial")
 
 
 class Transport(Protocol):
     """Every name given to it matches NAME."""
 
-    def put(self, name: str, write: Write) -> int:
-        """Let `write` fill a folder and make it fetchable whole under `name`; returns its digest."""
+    def put(self, name: str, given: Any) -> int:
+        """Make a version fetchable whole under `name`: the folder that is filled by the Write that is `given`, or the
+        tensors themselves (direct.py); returns its digest."""
 
     def restore(self, name: str, digest: int) -> None:
-        """Make the folder that was put last fetchable again where it is not; raises BrokerError if it is lost."""
+        """Make what was put last fetchable again where it is not; raises BrokerError if it is lost."""
 
-    def fetch(self, name: str, digest: int) -> Path:
-        """The folder, verified, which stays at least until the next is fetched. Raises BrokerError if it cannot be had."""
+    def fetch(self, name: str, digest: int) -> Source:
+        """The folder, verified, which stays at least until the next is fetched; or where the tensors are.
+
+        Raises BrokerError if it cannot be had.
+        """
 
     def forget(self, announced: set[str], *, epoch: int) -> None:
         """Delete all that is not announced, half of it or whole, but nothing that a later epoch's learner has put."""

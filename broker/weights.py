@@ -1,6 +1,7 @@
 """The weights on their way from the learner to the engines: versions that only rise, whole or not there at all.
 
-A version is a folder of safetensors. A transport makes it fetchable; then, and not before, a stream announces it.
+A version is a folder of safetensors, or tensors that the learner holds. A transport makes it fetchable; then, and not
+before, a stream announces it.
 """
 
 import logging
@@ -15,10 +16,11 @@ from . import scripts
 from .chunks import RedisChunks
 from .client import LONGEST_BLOCK_S, Client
 from .config import BrokerConfig
+from .direct import Direct, Memory
 from .errors import BrokerError
 from .fence import fenced, require_lead
 from .keys import Keys
-from .transport import NAME, SharedDirectory, Transport, Write
+from .transport import NAME, SharedDirectory, Source, Transport
 
 logger = logging.getLogger(__name__)
 
@@ -59,26 +61,27 @@ class WeightStore:
 
     # The learner's side
 
-    def publish(self, version: int, write: Write, *, epoch: int) -> Published:
-        """Let `write` fill a folder, and announce it once it can be fetched; the oldest beyond `kept` are deleted.
+    def publish(self, version: int, given: Any, *, epoch: int) -> Published:
+        """Give the transport what it takes, a Write or tensors, and announce it once it can be fetched.
 
-        Raises Fenced for a learner whose epoch is over, and BrokerError for a version that is not above the last one.
+        The oldest beyond `kept` are deleted. Raises Fenced for a learner whose epoch is over, and BrokerError for a version
+        that is not above the last one.
         """
         name = f"{version:08d}-{epoch}"
         if any(published is not None and published.name == name for _, published in self._announced()):
             raise BrokerError(f"version {version} cannot be published: it has been already")
         self._forget_old(epoch)  # first, as what a learner left half-way may take the room that is needed
-        published = Published(version, name, self._put(name, write, epoch))
+        published = Published(version, name, self._put(name, given, epoch))
         try:
             self._announce(published, epoch)
         finally:
             self._forget_old(epoch)
         return published
 
-    def _put(self, name: str, write: Write, epoch: int) -> int:
+    def _put(self, name: str, given: Any, epoch: int) -> int:
         """The digest of what the transport has taken. Raises Fenced where a later learner may have swept it away."""
         try:
-            return self._transport.put(name, write)
+            return self._transport.put(name, given)
         except Exception:
             require_lead(self._client, self._run, epoch)
             raise
@@ -128,10 +131,10 @@ class WeightStore:
             newest = self._newest()[1]
         return newest if newest is not None and newest.version > after else None
 
-    def fetch(self, published: Published) -> Path:
-        """The folder of a version, verified; raises BrokerError if it is gone, damaged or odd.
+    def fetch(self, published: Published) -> Source:
+        """The folder of a version, verified, which stays until the next is fetched; or where its tensors are.
 
-        It stays until the next is fetched.
+        Raises BrokerError if it is gone, damaged or odd.
         """
         if published.is_odd:
             raise BrokerError(f"version {published.version} was announced in an odd way: {published}")
@@ -155,10 +158,21 @@ class WeightStore:
         return [(entry.decode(), _published(fields)) for entry, fields in found]
 
 
-def open_store(client: Client, run: str, config: BrokerConfig, directory: Path) -> WeightStore:
-    """A run's store with the transport that its configuration names; `directory` is where folders are shared."""
+def open_store(
+    client: Client, run: str, config: BrokerConfig, directory: Path, memory: Memory | None = None
+) -> WeightStore:
+    """A run's store with the transport that its configuration names.
+
+    `directory` is where folders are shared; `memory` is the learner's, where it hands out the weights itself.
+    """
     transport: Transport
-    transport = RedisChunks(client, run) if config.weights == "redis" else SharedDirectory(directory)
+    match config.weights:
+        case "direct":
+            transport = Direct(client, run, memory)
+        case "redis":
+            transport = RedisChunks(client, run)
+        case _:
+            transport = SharedDirectory(directory)
     return WeightStore(client, run, transport, kept=config.weights_kept)
 
 

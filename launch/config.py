@@ -113,6 +113,15 @@ class RunConfig(BaseModel):
         return self
 
     @model_validator(mode="after")
+    def _weights_can_travel(self) -> "RunConfig":
+        if self.broker.weights == "direct" and self.model.lora is not None:
+            raise ValueError(
+                "broker.weights is direct, and model.lora makes an adapter, which engines of texts and images load from a "
+                "folder: set broker.weights to auto, directory or redis, or (for texts) leave model.lora out"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _every_row_is_rewarded(self) -> "RunConfig":
         """Of a mixture, whose rows a reward can be for."""
         parts = [part.known_as for part in self.dataset.mixture]

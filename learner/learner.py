@@ -33,6 +33,7 @@ from .pupil import Pupil
 from .ranks import ALONE, LOOPBACK, Ranks
 from .recording import Lesson
 from .reporter import Reporter
+from .sender import Sender
 from .settings import LearnerSettings
 from .solved import SolveRates
 from .source import GroupSource
@@ -57,7 +58,8 @@ MAX_UNCOVERED = 2
 class Learner:
     """Leads a run from its newest checkpoint to its last step, or until the run is told to drain.
 
-    Where it has several ranks it is the first of them, and the others meet it at its `host`.
+    Where it has several ranks it is the first of them, and the others meet it at its `host`, as do engines that take the
+    weights from it directly.
     """
 
     def __init__(
@@ -68,7 +70,8 @@ class Learner:
         self._client = client
         self._bulletin = Bulletin(client, settings.run)
         self._lane = Lane(client, settings.run, TRAIN)
-        self._weights = open_store(client, settings.run, settings.broker, settings.directory / "weights")
+        self._sender = Sender(host) if settings.broker.weights == "direct" else None
+        self._weights = open_store(client, settings.run, settings.broker, settings.directory / "weights", self._sender)
         self._epoch = self._bulletin.lead()  # first, so that no earlier learner writes a checkpoint after this look
         checkpoint = settings.checkpoints().load_latest()
         if checkpoint is not None and checkpoint.state.epoch >= self._epoch:  # a clock went back
@@ -116,6 +119,7 @@ class Learner:
             epoch=self._epoch,
             ranks=self._ranks,
             shared=not settings.leader_publishes,
+            direct=self._sender is not None,
         )
         self._refused = 0
         self._num_refused = 0
@@ -267,6 +271,8 @@ class Learner:
         if finished:
             self._pupil.save_pretrained(self._settings.directory / "model")
         self._report_end()
+        if self._sender is not None:
+            self._sender.close()
         self._ranks.tell("end")
         leave(self._ranks)
 

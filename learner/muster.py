@@ -48,7 +48,7 @@ def lead(meeting: Meeting, *, epoch: int, host: str, count: int, directory: Path
 
     Raises DeadlineExceeded, naming who is missing, and ConfigError, naming who has another directory.
     """
-    tcp = _listening(host)
+    tcp = listening(host)
     place = Place(epoch, host, tcp.port, count)
     store = PrefixStore(place.token, tcp)
     store.set(LEADER, "")
@@ -88,8 +88,8 @@ def leave(ranks: Ranks) -> None:
     dist.destroy_process_group()
 
 
-def _listening(host: str) -> TCPStore:
-    """A store at a free port."""
+def listening(host: str) -> TCPStore:
+    """A store of this process's, at a free port of that address."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.create_server((host, 0), family=family) as listening:
         port = listening.getsockname()[1]

@@ -19,9 +19,10 @@ METADATA = {"format": "pt"}
 
 
 class Publisher:
-    """Writes one version at a time, in a thread of its own.
+    """Publishes one version at a time, in a thread of its own.
 
-    Where `shared`, the other ranks add the tensors that they own to the folder that is announced (Contributor).
+    Where `shared`, the other ranks add the tensors that they own to the folder that is announced (Contributor). Where
+    `direct`, there is no folder: the store takes the tensors themselves.
     """
 
     def __init__(
@@ -32,12 +33,14 @@ class Publisher:
         epoch: int,
         ranks: Ranks = ALONE,
         shared: bool = False,
+        direct: bool = False,
     ) -> None:
         self._store = store
         self._adapter_config = adapter_config
         self._epoch = epoch
         self._ranks = ranks
         self._shared = shared
+        self._direct = direct
         self._behind = Behind("a version of the weights", timeout_s=WRITE_TIMEOUT_S)
         self._last: Published | None = None
 
@@ -66,9 +69,8 @@ class Publisher:
             self._behind.begin(self._announce_again, self._last)
 
     def _announce(self, version: int, weights: dict[str, Tensor]) -> None:
-        self._last = self._store.publish(
-            version, lambda folder: self._write(folder, version, weights), epoch=self._epoch
-        )
+        given = weights if self._direct else lambda folder: self._write(folder, version, weights)
+        self._last = self._store.publish(version, given, epoch=self._epoch)
 
     def _announce_again(self, last: Published) -> None:
         self._last = self._store.restore(last, epoch=self._epoch)

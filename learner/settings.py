@@ -26,8 +26,8 @@ class LearnerSettings(Training):
 
     @property
     def leader_publishes(self) -> bool:
-        """Whether all weights go through the rank that leads: an adapter is one file, and Redis one way."""
-        return self.learner.ranks == 1 or self.model.lora is not None or self.broker.weights == "redis"
+        """Whether all weights go through the rank that leads: an adapter is one file, and only a directory has many ways."""
+        return self.learner.ranks == 1 or self.model.lora is not None or self.broker.weights in ("redis", "direct")
 
     def flow(self, epoch: int) -> Flow:
         """What bounds the prompts that a learner of that epoch issues."""

@@ -13,12 +13,12 @@ import time
 from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ..broker.errors import ArealError, EngineDied, EngineError
+from ..broker.transport import Source
 from ..denoising.config import DenoisingConfig
 from .engine import ImageRequest, Sample
 
@@ -87,8 +87,8 @@ class ConsistencyEngine:
         except TimeoutError as error:
             raise EngineDied(f"no image within {self._timeout_s:g} s (rollout.engine.timeout_s)") from error
 
-    async def update_weights(self, version: int, path: Path) -> float:
-        """Load the adapter at `path` between two batches; returns the seconds for which requests stood still.
+    async def update_weights(self, version: int, source: Source) -> float:
+        """Load the adapter at `source`, a folder, between two batches; returns the seconds for which requests stood still.
 
         Raises EngineDied if anything goes wrong: what the engine then holds is unknown, and it must be started again.
         """
@@ -97,7 +97,7 @@ class ConsistencyEngine:
         try:
             async with asyncio.timeout(self._timeout_s), self._at_work:
                 began = time.perf_counter()
-                await asyncio.to_thread(self._adapter.load_folder, path)
+                await asyncio.to_thread(self._adapter.load_folder, source)
                 self._version = version
                 return time.perf_counter() - began
         except Exception as error:

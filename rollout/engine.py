@@ -4,11 +4,12 @@ Legend: T tokens of an answer; N evaluations behind an image, H = N − 1 action
 """
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+
+from ..broker.transport import Source
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -72,8 +73,12 @@ class Engine(Protocol):
     async def start(self) -> None:
         """Load the model; raises EngineError where it cannot."""
 
-    async def update_weights(self, version: int, path: Path) -> float:
-        """Load the weights at `path` under requests in flight; returns the seconds for which these stood still."""
+    async def update_weights(self, version: int, source: Source) -> float:
+        """Load the weights at `source` under requests in flight; returns the seconds for which these stood still.
+
+        Raises BrokerError where a learner no longer holds them, and the engine goes on with what it has; EngineDied where
+        they came in half.
+        """
 
     async def stop(self) -> None:
         """End every process of the engine."""

@@ -79,7 +79,8 @@ class WeightFollower:
             if published.version <= self.version:
                 return
             try:
-                path = await asyncio.to_thread(self._store.fetch, published)
+                source = await asyncio.to_thread(self._store.fetch, published)
+                pause_s = await self._engine.update_weights(published.version, source)
             except BrokerUnavailable:
                 raise
             except BrokerError as error:
@@ -87,7 +88,7 @@ class WeightFollower:
                     logger.warning("passing over version %d: %s", published.version, error)
                 self._passed_over = published
                 return
-            self._pauses_s.append(await self._engine.update_weights(published.version, path))
+            self._pauses_s.append(pause_s)
             self.updates += 1
             async with self._changed:
                 self.version = published.version

@@ -9,16 +9,20 @@ import asyncio
 import itertools
 import os
 import time
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
-from ..broker.errors import EngineDied, EngineError
+from ..broker.errors import BrokerError, EngineDied, EngineError
+from ..broker.transport import Held, Source
 from .config import EngineConfig
 from .engine import Completion, Request
+from .receiver import Receiver
+
+T = TypeVar("T")
 
 QUIET = {
     "VLLM_LOGGING_LEVEL": "ERROR",
@@ -43,7 +47,8 @@ class EngineModel:
 
 
 class VllmEngine:
-    """One AsyncLLM. Weights are a folder as `broker.weights` publishes them: a checkpoint's tensors, or an adapter."""
+    """One AsyncLLM. Weights are what `broker.weights` publishes: a folder of a checkpoint's tensors or of an adapter; or
+    tensors that the learner holds, which come straight into the model, layer by layer."""
 
     def __init__(self, model: EngineModel, config: EngineConfig, *, threads: int = 1, seed: int = 0) -> None:
         self._model = model
@@ -56,6 +61,7 @@ class VllmEngine:
         self._tokenizer: Any = None
         self._lora: Any = None
         self._started = False
+        self._receiver = Receiver(self._call)
 
     async def start(self) -> None:
         """Load the model; raises EngineError with vLLM's own reason where it cannot."""
@@ -94,17 +100,20 @@ class VllmEngine:
             raise EngineError("a request ended without an answer")
         return self._completion(output.outputs[0])
 
-    async def update_weights(self, version: int, path: Path) -> float:
-        """Load the weights at `path` under requests in flight; returns the seconds for which these stood still.
+    async def update_weights(self, version: int, source: Source) -> float:
+        """Load the weights at `source` under requests in flight; returns the seconds for which these stood still.
 
-        Raises EngineDied if anything goes wrong: what the engine then holds is unknown, and it must be started again.
+        Raises BrokerError where a learner does not hand them out: the engine goes on with what it has. Raises EngineDied if
+        anything goes wrong after that: what it then holds is unknown, and it must be started again.
         """
         if self._llm is None:
             raise EngineDied("the engine is not running")
+        manifest = await self._asked(source) if isinstance(source, Held) else None
         began = time.perf_counter()
+        check = self._receiver.require_open if manifest is not None else lambda: None
         try:
             async with asyncio.timeout(self._config.timeout_s):
-                await self._while_alive(self._replace_weights(version, path))
+                await self._while_alive(self._replace_weights(version, source, manifest), check)
         except Exception as error:
             raise EngineDied(f"version {version} could not be loaded: {error!r}") from error
         self._version = version
@@ -112,6 +121,7 @@ class VllmEngine:
 
     async def stop(self) -> None:
         """End every process of the engine."""
+        self._receiver.close()
         if self._llm is not None:
             self._llm.shutdown(timeout=SHUTDOWN_S)
             self._llm = None
@@ -138,20 +148,49 @@ class VllmEngine:
         outputs = [output async for output in stream]
         return outputs[-1] if outputs else None
 
-    async def _while_alive(self, work: Coroutine[Any, Any, None]) -> None:
-        """Do what calls the engine's process: vLLM leaves such a call unanswered for ever if that process dies."""
+    async def _while_alive(self, work: Coroutine[Any, Any, T], check: Callable[[], object] = lambda: None) -> T:
+        """Do what calls the engine's process: vLLM leaves such a call unanswered for ever if that process dies.
+
+        `check` raises where there is another reason to wait no longer.
+        """
         task = asyncio.ensure_future(work)
         try:
             while not (await asyncio.wait({task}, timeout=ALIVE_EVERY_S))[0]:
-                if self._llm is None or self._llm.errored:
-                    raise EngineDied("the engine died meanwhile")
-            task.result()
+                self._require_alive()
+                check()
+            return task.result()
         finally:
             task.cancel()
 
-    async def _replace_weights(self, version: int, path: Path) -> None:
+    def _require_alive(self) -> None:
+        if self._llm is None or self._llm.errored:
+            raise EngineDied("the engine died meanwhile")
+
+    async def _call(self, method: str, *arguments: Any) -> list[Any]:
+        """Have the engine's processes do what leaves its weights alone. Raises BrokerError where they cannot."""
+        try:
+            answers: list[Any] = await self._while_alive(self._llm.collective_rpc(method, args=arguments))
+        except EngineDied:
+            raise
+        except Exception as error:
+            self._require_alive()
+            raise BrokerError(f"the engine says: {error}") from error
+        return answers
+
+    async def _asked(self, source: Held) -> str:
+        """The manifest of what now waits in the channel, the engine being as it was. Raises BrokerError, or EngineDied."""
+        try:
+            async with asyncio.timeout(self._config.timeout_s):
+                return await self._receiver.ask(source)
+        except TimeoutError as error:
+            raise EngineDied(f"it has not met the learner within {self._config.timeout_s:g} s") from error
+
+    async def _replace_weights(self, version: int, source: Source, manifest: str | None) -> None:
         await self._llm.pause_generation(mode="keep", clear_cache=True)
-        await self._load(path)
+        if isinstance(source, Held):
+            await self._llm.collective_rpc("receive_policy_weights", args=(manifest,))
+        else:
+            await self._load(source)
         await self._llm.update_weight_version(str(version))
         await self._llm.resume_generation()
 

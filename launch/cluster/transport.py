@@ -11,18 +11,24 @@ from ..units import gib
 from .nodes import survey
 
 BYTES_PER_TOKEN = 8
+WAYS = {
+    "directory": "through the run's directory",
+    "redis": "through Redis",
+    "direct": "directly from the learner's memory into the engines'",
+}
+"""What broker.weights means, in words."""
 
 
 @dataclass(frozen=True, slots=True)
 class Choice:
     """What broker.weights is for the roles, and why, in words."""
 
-    weights: Literal["directory", "redis"]
+    weights: Literal["directory", "redis", "direct"]
     why: str
 
 
 def choose_transport(config: RunConfig, url: str) -> Choice:
-    """By what broker.weights says; or by whether all nodes of the cluster see the run's directory, which is asked now.
+    """By what broker.weights says; or (never directly) by whether all nodes of the cluster see the run's directory, which is asked now.
 
     Raises ArealError where Ray cannot be reached to ask them.
     """
@@ -41,8 +47,7 @@ def choose_transport(config: RunConfig, url: str) -> Choice:
 
 def told(choice: Choice) -> str:
     """The choice in a line."""
-    way = "the run's directory" if choice.weights == "directory" else "Redis"
-    return f"weights travel through {way}: {choice.why}"
+    return f"weights travel {WAYS[choice.weights]}: {choice.why}"
 
 
 def require_room(client: Client, config: RunConfig, model_path: str) -> None:

@@ -12,6 +12,7 @@ from ..cluster.fit import GPU, Wanted
 from ..cluster.gpus import GpuShares
 from ..cluster.misfit import no_meeting, told_wanted, why_not
 from ..cluster.nodes import SurveyedNode, survey
+from ..cluster.transport import WAYS
 from ..config import RunConfig
 from ..models.size import ModelSize
 from .finding import Finding, ok, problem, warning
@@ -150,6 +151,7 @@ def _sight(config: RunConfig, seats: Sequence[Seats], wanted: Wanted) -> Finding
     seen = f"{folder} is not the same folder on {', '.join(each.node.called for each in blind)}"
     if config.broker.weights == "directory":
         return problem("shared directory", seen, "mount it there (NFS), or set broker.weights to redis or auto")
+    way = WAYS["direct" if config.broker.weights == "direct" else "redis"]
     blind_ranks = any(each.for_ranks for each in blind)
     if blind_ranks and may_part(seats, wanted):
         remedy = (
@@ -157,11 +159,11 @@ def _sight(config: RunConfig, seats: Sequence[Seats], wanted: Wanted) -> Finding
         )
         return problem("shared directory", f"{seen}, where ranks may lie: all would end with an error", remedy)
     if not blind_ranks:
-        seen += ", where no rank may lie: weights go through Redis, logs stay there"
+        seen += f", where no rank may lie: weights travel {way}, logs stay there"
         return warning("shared directory", seen, "mount it there (NFS)")
     return warning(
         "shared directory",
-        f"{seen}: weights go through Redis, checkpoints and logs stay on the node of their role",
+        f"{seen}: weights travel {way}, checkpoints and logs stay on the node of their role",
         "mount it there (NFS), or a learner that is started again on another node begins anew",
     )
 

@@ -70,7 +70,8 @@ def _of_configuration(config: RunConfig, folder: Path, size: ModelSize | None, g
     wanted = 0.0
     if size is not None:
         need = need_of(config, size, on_gpu=bool(gpus))
-        wanted = (config.checkpoint.keep + 1.0) * need.saved + (config.broker.weights_kept + 1) * need.weights
+        versions = 0 if config.broker.weights == "direct" else config.broker.weights_kept + 1
+        wanted = (config.checkpoint.keep + 1.0) * need.saved + versions * need.weights
     checks = [
         Check("disk", partial(machine.look_at_disk, config.path, wanted)),
         Check("model", partial(inputs.look_at_model, config, folder), inputs.DEADLINE_S),

@@ -93,7 +93,7 @@ def _memory(info: dict[str, Any], wanted: float) -> Iterator[Finding]:
     limit, name = (most, "maxmemory") if most else (int(info.get("total_system_memory", 0)), "its machine's memory")
     seen = f"{gib(used)} of {gib(limit)} ({name}) used, about {gib(wanted)} wanted"
     if limit and wanted + used > limit:
-        remedy = "raise maxmemory, lower checkpoint.every_steps, or have weights travel through a shared directory (broker.weights)"
+        remedy = "raise maxmemory, lower checkpoint.every_steps, or have weights travel through a shared directory or directly (broker.weights)"
         yield problem("redis memory", seen, remedy)
     else:
         yield ok("redis memory", seen)

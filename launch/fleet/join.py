@@ -6,6 +6,7 @@ what is under way, on the second (or after cluster.drain_s) they hand it back, o
 
 import os
 import secrets
+import socket
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from pathlib import Path
 from ...broker.address import with_credentials
 from ...broker.bulletin import DRAIN, Bulletin
 from ...broker.chunks import RedisChunks
+from ...broker.direct import depot_of
 from ...broker.errors import ArealError, BrokerError, CodecError, ConfigError
 from ...broker.fleet import Fleet
 from ...broker.weights import WeightStore
@@ -27,6 +29,7 @@ from .guests import Guests
 from .offer import read_offer
 
 LOOK_S = 0.5
+REACH_S = 5.0
 FIRST_NUMBER, NUMBERS = 1000, 1_000_000
 """The run's own workers have lower numbers, by which each seeds its engine."""
 
@@ -113,6 +116,9 @@ def _require_weights(run: Located, config: RunConfig) -> None:
     """Raises ConfigError if the run's weights cannot be seen from here."""
     if config.broker.weights == "redis":
         return
+    if config.broker.weights == "direct":
+        _require_depot(run)
+        return
     folder = config.path / "weights"
     store = WeightStore(run.client, run.key, RedisChunks(run.client, run.key))
     for _ in range(3):  # the oldest are deleted as new ones come
@@ -126,6 +132,21 @@ def _require_weights(run: Located, config: RunConfig) -> None:
         f"the weights of {run.name} are shared in {folder}, which cannot be seen from here: mount it (directory=… says where "
         f"the folder of runs is on this host), or start the run with broker.weights=redis"
     )
+
+
+def _require_depot(run: Located) -> None:
+    """Raises ConfigError if the learner that holds the run's weights cannot be reached from here."""
+    depot = depot_of(run.client, run.key)
+    if depot is None:  # there are no weights yet
+        return
+    try:
+        socket.create_connection((depot.host, depot.port), timeout=REACH_S).close()
+    except OSError as error:
+        raise ConfigError(
+            f"the learner of {run.name} hands out its weights at {depot.host}, port {depot.port}, which cannot be reached "
+            f"from here ({error}): open all ports between the two, or start the run with broker.weights=redis (without "
+            "cluster.address, a run's learner listens on its own machine alone)"
+        ) from None
 
 
 def _specs(wanted: Wanted, config: RunConfig, key: str, model_path: str, folder: Path) -> list[RoleSpec]:

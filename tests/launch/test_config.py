@@ -373,6 +373,12 @@ rewards: {functions: [{name: jpeg_compressibility}]}
     ("text", "overrides", "says"),
     [
         (IMAGES, ["model.lora=null"], r"model\.lora is missing: of an image policy"),
+        (
+            IMAGES,
+            ["broker.weights=direct"],
+            r"broker\.weights is direct, and model\.lora makes an adapter, .*: set broker\.weights",
+        ),
+        (MINIMAL, ["broker.weights=direct", "model.lora.rank=4"], r"broker\.weights is direct, and model\.lora"),
         (IMAGES, ["model.compile=true"], r"model\.compile is true, and an image policy .* is not compiled"),
         (
             IMAGES,

@@ -14,10 +14,13 @@ import torch
 from safetensors.torch import save_file
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
+from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from areal.broker.errors import EngineDied
+from areal.broker.client import Client
+from areal.broker.errors import BrokerError, EngineDied
 from areal.broker.trajectory import TokenTrajectory
+from areal.broker.transport import Source
 from areal.learner.config import LoraConfig, ModelConfig
 from areal.learner.packing import pack
 from areal.learner.token_policy import TokenPolicy
@@ -25,6 +28,9 @@ from areal.rollout.config import EngineConfig
 from areal.rollout.engine import Completion, Request
 from areal.rollout.vllm_engine import EngineModel, VllmEngine
 from areal.rollout.workflow import trajectory_of
+from areal.transfer.channel import Channel
+
+from ..transfer.ends import Learner
 
 pytestmark = [
     pytest.mark.slow,
@@ -120,6 +126,78 @@ def test_an_adapter_is_swapped_under_requests_in_flight(model_folder: Path, tmp_
         do(engine.stop())
 
 
+@pytest.fixture
+def learner(client: Client, run: str) -> Iterator[Learner]:
+    """One that hands out its weights from memory."""
+    made = Learner(client, run)
+    yield made
+    made.sender.close()
+
+
+def held(learner: Learner, version: int, policy: TokenPolicy) -> Source:
+    """Where a version is that the learner has just published."""
+    learner.publish(version, weights_of(policy))
+    published = learner.store.latest()
+    assert published is not None
+    return learner.store.fetch(published)
+
+
+def test_weights_from_memory_are_those_of_a_folder(
+    engine: VllmEngine, model_folder: Path, tmp_path: Path, do: Do[Any], learner: Learner
+) -> None:
+    old, new = (TokenPolicy(model_folder, ModelConfig(path=str(model_folder))) for _ in range(2))
+    perturbed(new)
+    do(engine.update_weights(12, publish(new, tmp_path / "new")))
+    by_folder = do(answer(engine, 100, temperature=0.0))
+    do(engine.update_weights(13, held(learner, 13, old)))
+    between = do(answer(engine, 100, temperature=0.0))
+    do(engine.update_weights(14, held(learner, 14, new)))
+    directly = do(answer(engine, 100, temperature=0.0))
+    assert directly.tokens.tolist() == by_folder.tokens.tolist()
+    assert np.array_equal(directly.logprobs, by_folder.logprobs)
+    assert set(directly.versions) == {14}
+    assert not np.array_equal(between.logprobs, by_folder.logprobs)
+
+
+def test_weights_from_memory_reach_the_requests_in_flight(
+    engine: VllmEngine, model_folder: Path, do: Do[Any], learner: Learner
+) -> None:
+    old, new = (TokenPolicy(model_folder, ModelConfig(path=str(model_folder))) for _ in range(2))
+    do(engine.update_weights(15, held(learner, 15, old)))
+    completions = do(answers_across_update(engine, 16, held(learner, 16, perturbed(new))))
+    assert sum(set(completion.versions) == {15, 16} for completion in completions) >= 8
+    assert_each_version_is_its_own(completions, {15: old, 16: new})
+
+
+def test_weights_that_come_in_half_are_never_served(
+    engine: VllmEngine, model_folder: Path, do: Do[Any], learner: Learner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    policy = TokenPolicy(model_folder, ModelConfig(path=str(model_folder)))
+    do(engine.update_weights(17, held(learner, 17, policy)))
+    gone = held(learner, 18, policy)
+    held(learner, 19, policy)
+    with pytest.raises(BrokerError, match="has newer ones"):
+        do(engine.update_weights(18, gone))
+    assert set(do(answer(engine, 20)).versions) == {17}, "nothing has come, and it goes on with what it has"
+
+    def breaks_off(*_: Any) -> None:
+        raise BrokerError("the learner dies here")
+
+    newest = held(learner, 20, policy)
+    with monkeypatch.context() as patch:
+        patch.setattr(Channel, "send", breaks_off)
+        with pytest.raises(EngineDied, match="version 20 could not be loaded"):
+            do(engine.update_weights(20, newest))
+    do(engine.stop())
+    with pytest.raises(EngineDied):
+        do(answer(engine, 20))
+    do(engine.start())
+    do(engine.update_weights(20, newest))
+    completions = do(answers(engine, count=4, max_tokens=50))
+    difference = np.abs(logprobs_of(policy, completions) - sampled(completions))
+    assert difference.mean() < 1e-4
+
+
 def test_a_killed_engine_is_noticed_and_can_be_started_again(
     engine: VllmEngine, model_folder: Path, tmp_path: Path, do: Do[Any]
 ) -> None:
@@ -155,12 +233,12 @@ async def answers(engine: VllmEngine, *, count: int, max_tokens: int, temperatur
     return list(await asyncio.gather(*(answer(engine, max_tokens, temperature) for _ in range(count))))
 
 
-async def answers_across_update(engine: VllmEngine, version: int, folder: Path) -> list[Completion]:
+async def answers_across_update(engine: VllmEngine, version: int, source: Source) -> list[Completion]:
     """Sixteen answers, with an update while they are generated."""
     requests = [asyncio.create_task(answer(engine, 480)) for _ in range(16)]
     await asyncio.sleep(0.5)
     assert not any(request.done() for request in requests), "the answers ended before the update: nothing is proven"
-    pause_s = await engine.update_weights(version, folder)
+    pause_s = await engine.update_weights(version, source)
     assert pause_s > 0
     return list(await asyncio.gather(*requests))
 
@@ -198,10 +276,14 @@ def perturbed(policy: TokenPolicy) -> TokenPolicy:
     return policy
 
 
+def weights_of(policy: TokenPolicy) -> dict[str, Tensor]:
+    return {name: tensor.detach().clone().contiguous() for name, tensor in policy.weights().items()}
+
+
 def publish(policy: TokenPolicy, folder: Path) -> Path:
     """A folder as the learner's publisher writes it."""
     folder.mkdir()
-    weights = {name: tensor.detach().clone().contiguous() for name, tensor in policy.weights().items()}
+    weights = weights_of(policy)
     adapter = policy.adapter_config()
     save_file(weights, folder / ("adapter_model.safetensors" if adapter else "model.safetensors"))
     if adapter:

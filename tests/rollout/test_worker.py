@@ -16,7 +16,7 @@ from areal.broker.client import Client, connect
 from areal.broker.codec import encode_prompt
 from areal.broker.config import BrokerConfig
 from areal.broker.dead import DeadLetters
-from areal.broker.errors import BrokerUnavailable, DeadlineExceeded, EngineDied, EngineError
+from areal.broker.errors import BrokerError, BrokerUnavailable, DeadlineExceeded, EngineDied, EngineError
 from areal.broker.fleet import Fleet
 from areal.broker.keys import LaneKeys
 from areal.broker.lane import Lane
@@ -248,6 +248,34 @@ def test_damaged_weights_are_passed_over(stage: Stage) -> None:
         await until(lambda: stage.engine.version == 3)
 
     play(stage, scene)
+
+
+def test_weights_that_a_learner_does_not_hand_out_are_passed_over(
+    stage: Stage, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The engine goes on with what it has; so it is the same engine that takes the next ones."""
+    stage.publish(0)
+
+    class Refused(EchoEngine):
+        async def update_weights(self, version: int, path: Path) -> float:
+            if version == 1:
+                raise BrokerError("the learner no longer holds them")
+            return await super().update_weights(version, path)
+
+    stage.engine = Refused()
+
+    async def scene() -> None:
+        await until(lambda: stage.engine.version == 0)
+        await asyncio.to_thread(stage.publish, 1)
+        await until(lambda: any("passing over version 1: the learner no" in message for message in caplog.messages))
+        stage.issue(stage.train, 1)
+        await until(lambda: stage.train.depth().groups == 1)
+        await asyncio.to_thread(stage.publish, 2)
+        await until(lambda: stage.engine.version == 2)
+
+    play(stage, scene)
+    assert stage.engine.starts == 1
+    assert oldest_version(stage.groups(stage.train)[0]) == 0
 
 
 def test_a_failing_workflow_is_tried_again_then_buried(stage: Stage) -> None:

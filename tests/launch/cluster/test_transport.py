@@ -40,13 +40,18 @@ def nodes(monkeypatch: pytest.MonkeyPatch) -> list[SurveyedNode]:
 
 
 def test_what_is_said_is_done(nodes: list[SurveyedNode]) -> None:
-    for way in ("directory", "redis"):
+    for way in ("directory", "redis", "direct"):
         assert choose_transport(config_of(f"broker.weights={way}", *CLUSTER), "redis://x").weights == way
 
 
 def test_one_machine_has_one_directory(nodes: list[SurveyedNode]) -> None:
     choice = choose_transport(config_of(), "redis://x")
     assert told(choice) == "weights travel through the run's directory: the run is on one machine"
+
+
+def test_how_they_travel_is_told() -> None:
+    choice = choose_transport(config_of("broker.weights=direct"), "redis://x")
+    assert told(choice) == "weights travel directly from the learner's memory into the engines': as broker.weights says"
 
 
 def test_a_directory_that_all_nodes_see_is_used(nodes: list[SurveyedNode]) -> None:

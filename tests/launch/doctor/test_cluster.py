@@ -30,7 +30,7 @@ def test_a_cluster_as_it_should_be(found: Found) -> None:
         (replace(OTHER, packages=VERSIONS | {"torch": "1.0"}), "versions", "warning", "torch 1.0 (here"),
         (replace(OTHER, packages={k: VERSIONS[k] for k in MUST_AGREE}), "versions", "warning", "has no vLLM"),
         (replace(OTHER, python="3.12.1"), "versions", "warning", "3.11.7 on 1, 3.12.1 on 1"),
-        (replace(OTHER, sees=False), "shared directory", "warning", "weights go through Redis"),
+        (replace(OTHER, sees=False), "shared directory", "warning", "weights travel through Redis"),
         (replace(OTHER, redis="BrokerUnavailable: no"), "redis from nodes", "problem", "1 of 2 nodes"),
         (replace(OTHER, skew_s=9.0), "clocks", "warning", "4.5 s off"),
     ],
@@ -40,6 +40,12 @@ def test_what_is_wrong_with_a_node_is_told(
 ) -> None:
     told = found(HEAD, other)[check]
     assert told.level == level and says in told.seen and told.remedy
+
+
+def test_weights_from_memory_want_no_directory(found: Found) -> None:
+    blind = replace(OTHER, sees=False)
+    told = found(HEAD, blind, overrides=("broker.weights=direct",))["shared directory"]
+    assert told.level == "warning" and "weights travel directly from the learner's memory" in told.seen
 
 
 def test_gpus_of_all_nodes_count(found: Found) -> None:

@@ -1,7 +1,10 @@
+from functools import partial
+from pathlib import Path
+
 import pytest
 
 from areal.launch.cluster.gpus import GpuShares
-from areal.launch.doctor import memory
+from areal.launch.doctor import examination, memory
 from areal.launch.doctor.finding import Finding
 from areal.launch.doctor.memory import kv_bytes, look_at_memory, look_at_size, need_of
 from areal.launch.models.size import ModelSize
@@ -20,6 +23,15 @@ def level_of(found: list[Finding], check: str) -> str:
 @pytest.fixture(autouse=True)
 def sixteen_gib(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(memory, "machine_bytes", lambda: (16 * GIB, 12 * GIB))
+
+
+def test_weights_lie_on_the_disk_unless_they_travel_from_memory(configure: Configure) -> None:
+    def wanted(*overrides: str) -> float:
+        disk, *_ = examination._of_configuration(configure(*overrides), Path("/nowhere"), SMALL, [])
+        assert isinstance(disk.look, partial)
+        return float(disk.look.args[1])
+
+    assert wanted() == wanted("broker.weights=direct") + 4 * 4_000_000
 
 
 def test_what_is_trained_costs_16_bytes_a_parameter(configure: Configure) -> None:

@@ -1,5 +1,7 @@
 """`areal join`, as a person calls it: what is wrong before anything is started."""
 
+import json
+import socket
 import time
 from collections.abc import Callable
 
@@ -9,11 +11,13 @@ from areal.broker.bulletin import DRAIN, RUN
 from areal.broker.client import Client
 from areal.broker.helm import DONE, FAILED, STARTING, STOPPED
 from areal.broker.keys import Keys
+from areal.launch.config import load_run_config
 from areal.launch.control import locate
 from areal.launch.fleet import join
+from areal.launch.fleet.offer import write_offer
 
 from ..conftest import Areal
-from .meadow import Meadow, meanwhile
+from .meadow import CONFIG, Meadow, meanwhile
 
 
 def refusal(areal: Areal, url: str, run: str, *arguments: str, code: int) -> str:
@@ -98,6 +102,28 @@ def test_weights_of_another_directory_are_not_taken_for_the_runs(
     monkeypatch.setattr(join, "LOOK_S", 0.01)
     client.xadd(Keys(meadow.key).weights, {"version": "3", "name": "00000003-17", "digest": "1"})
     assert "cannot be seen from here" in refusal(areal, redis_url, meadow.key, code=2)
+
+
+def test_a_learner_that_hands_out_weights_must_be_reached(
+    meadow: Meadow, workers: Callable[..., None], areal: Areal, redis_url: str, client: Client
+) -> None:
+    texts = load_run_config(CONFIG.with_name("quickstart.yaml"), [f"run={meadow.key}", "broker.weights=direct"])
+    meadow.fleet.keep_offer(write_offer(texts))
+    with socket.create_server(("127.0.0.1", 0)) as learner:
+        depot = {"epoch": 1, "host": "127.0.0.1", "port": learner.getsockname()[1], "token": "x" * 22}
+        client.set(Keys(meadow.key).depot, json.dumps(depot))
+
+        def act() -> None:
+            meadow.await_members(1)
+            meadow.bulletin.keep_order(DRAIN)
+
+        with meanwhile(act):
+            code, _, _ = areal("join", redis_url, meadow.key, "directory=/nosuch")
+        assert code == 0
+    meadow.bulletin.keep_order(RUN)
+    said = refusal(areal, redis_url, meadow.key, code=2)
+    assert f"hands out its weights at 127.0.0.1, port {depot['port']}, which cannot be reached from here" in said
+    assert "broker.weights=redis" in said
 
 
 def test_weights_through_redis_want_no_directory(
