@@ -29,7 +29,8 @@ def test_each_task_is_learned(
     steps, evals, (final,) = outcome.of("step"), outcome.of("eval"), outcome.of("final")
     assert begins[0] < evals[0]["accuracy"] < begins[1]
     assert evals[-1]["accuracy"] >= reaches
-    assert max(step["staleness_max"] for step in steps) == 2
+    assert max(step["staleness_max"] for step in steps) >= 2
+    assert all(step["staleness_max"] <= 2 or step["tokens_too_old"] for step in steps), "and is not learned from"
     assert final["groups_lost"] == final["dead_letters"] == 0 and final["groups_trained"] == 10 * len(steps)
     assert steps[0]["staleness_max"] == 0 and steps[0]["kl_behaviour_prox"] < 0.02
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from areal.launch.cluster import supervisor
+from areal.launch.cluster import actors
 from areal.launch.cluster.actor import Cargo, RoleActor
 from areal.launch.cluster.joining import RAY_ENVIRONMENT
 from areal.launch.cluster.loopback import LOCAL_ONLY
@@ -109,7 +109,7 @@ def loopback() -> Iterator[None]:
         for name, value in (RAY_ENVIRONMENT | LOCAL_ONLY).items():
             patch.setenv(name, value)
         patch.setattr(ray._private.ray_constants, "ENABLE_RAY_CLUSTER", False)
-        patch.setattr(supervisor, "RoleActor", Player)
+        patch.setattr(actors, "RoleActor", Player)
         yield
 
 

@@ -6,6 +6,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -156,11 +157,18 @@ def test_a_driver_of_which_nothing_tells_any_more_is_an_error(
 
 
 def test_a_redis_that_comes_back_empty_is_told_anew(
-    areal: Areal, stage: Stage, directory: Path, client: Client, redis_url: str
+    areal: Areal, stage: Stage, directory: Path, client: Client, redis_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    read, timers = attach._Viewer.read, []
     with FakeDriver(directory, client) as driver:
-        later(lambda: client.delete(Keys(stage.key).driver))
-        later(lambda: driver.end(0), 2.5)
+
+        def emptied_once(*given: Any, **named: Any) -> Any:
+            if not timers:
+                client.delete(Keys(stage.key).driver)
+                timers.append(later(lambda: driver.end(0), 2.5))
+            return read(*given, **named)
+
+        monkeypatch.setattr(attach._Viewer, "read", emptied_once)
         assert areal("attach", stage.key, "--broker", redis_url)[0] == 0
 
 
