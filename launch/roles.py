@@ -11,9 +11,10 @@ import json
 import logging
 import os
 import sys
+import threading
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from ..broker.bulletin import TOLD, Bulletin
 from ..broker.client import Client, connect
@@ -78,10 +79,25 @@ def main() -> int:
         logger.exception("%s ends on an error", spec.name, extra=TOLD)
         _tell(int(sys.argv[1]), error)
         if isinstance(error, RoleDied):  # a thread may wait yet for what the other was to do
-            logging.shutdown()
-            os._exit(1)
+            _end_at_once(1)
         return 1
+    if spec.role == LEARNER and _is_stuck():
+        _end_at_once(0)
     return 0
+
+
+def _is_stuck() -> bool:
+    """Whether a thread still stands in torch.distributed, which would abort the process as Python ends it."""
+    from ..learner.sender import STUCK
+
+    return any(thread.name == STUCK for thread in threading.enumerate())
+
+
+def _end_at_once(exit_code: int) -> NoReturn:
+    logging.shutdown()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(exit_code)
 
 
 def _be(spec: RoleSpec, config: RunConfig) -> None:

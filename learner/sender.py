@@ -28,7 +28,11 @@ HELLO_S = 5.0
 """How long a stranger may take to show the token."""
 
 SAY_S = 30.0
+LEAVE_S = 5.0
 AGAIN_S = 0.5
+STUCK = "sender-line"
+"""The name of threads that may stand in torch.distributed at the end of the process, which then has to end at once."""
+
 MAX_LINES = 512
 """Engines and strangers together; more are turned away."""
 
@@ -44,9 +48,10 @@ class Sender:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         self._listener = socket.create_server((host, 0), family=family)
         self._room = threading.BoundedSemaphore(MAX_LINES)
-        self._lines: set[Line] = set()
+        self._lines: dict[threading.Thread, Line] = {}
         self._is_closed = False
-        threading.Thread(target=self._accept, name="sender", daemon=True).start()
+        self._accepting = threading.Thread(target=self._accept, name="sender", daemon=True)
+        self._accepting.start()
 
     def depot(self, epoch: int) -> Depot:
         """Where this is."""
@@ -66,20 +71,27 @@ class Sender:
         self._held = {name: held for name, held in self._held.items() if name == newest}
 
     def close(self) -> None:
-        """Hang up on everyone."""
+        """Hang up on everyone, and wait until they are seen off: a channel that is open as the process ends aborts it.
+
+        A thread that still waits for an engine after LEAVE_S is left alone; see STUCK.
+        """
         self._is_closed = True
         with contextlib.suppress(OSError):
             self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
-        for line in list(self._lines):
+        self._accepting.join(LEAVE_S)
+        attending, deadline = list(self._lines.items()), time.monotonic() + LEAVE_S
+        for _, line in attending:
             line.close()
+        for thread, _ in attending:
+            thread.join(max(0.0, deadline - time.monotonic()))
 
     def _accept(self) -> None:
         while not self._is_closed:
             try:
                 line = Line(self._listener.accept()[0])
                 if self._room.acquire(blocking=False):
-                    threading.Thread(target=self._attend, args=(line,), name="sender-line", daemon=True).start()
+                    threading.Thread(target=self._attend, args=(line,), name=STUCK, daemon=True).start()
                 else:
                     line.close()
             except OSError as error:
@@ -89,8 +101,10 @@ class Sender:
 
     def _attend(self, line: Line) -> None:
         """Serve one engine until either end hangs up."""
-        self._lines.add(line)
+        self._lines[threading.current_thread()] = line
         try:
+            if self._is_closed:  # it came in between
+                return
             hello = line.hear(Hello, timeout_s=HELLO_S)
             if not hmac.compare_digest(hello.token.encode(), self._token.encode()):
                 raise BrokerError("it does not know the token")
@@ -100,8 +114,8 @@ class Sender:
         except Exception:  # whatever is wrong with one engine must not be the others'
             logger.exception("a line for weights ends")
         finally:
-            self._lines.discard(line)
             line.close()
+            self._lines.pop(threading.current_thread())
             self._room.release()
 
     def _serve(self, line: Line, hello: Hello) -> None:

@@ -62,6 +62,7 @@ class VllmEngine:
         self._lora: Any = None
         self._started = False
         self._receiver = Receiver(self._call)
+        self._requests: set[asyncio.Future[Any]] = set()
 
     async def start(self) -> None:
         """Load the model; raises EngineError with vLLM's own reason where it cannot."""
@@ -87,9 +88,16 @@ class VllmEngine:
 
         if self._llm is None:
             raise EngineDied("the engine is not running")
+        task = asyncio.ensure_future(self._last_output(request))
+        self._requests.add(task)
+        task.add_done_callback(self._requests.discard)
         try:
             async with asyncio.timeout(self._config.timeout_s):
-                output = await self._last_output(request)
+                output = await task
+        except asyncio.CancelledError:
+            if _is_cancelled_itself():
+                raise
+            raise EngineDied("the engine was stopped under a request") from None
         except (EngineDeadError, EngineGenerateError) as error:
             raise EngineDied(f"the engine died under a request: {error!r}") from error
         except TimeoutError as error:
@@ -120,7 +128,9 @@ class VllmEngine:
         return time.perf_counter() - began
 
     async def stop(self) -> None:
-        """End every process of the engine."""
+        """End every process of the engine; who waits for an answer gets EngineDied, and from vLLM, if paused, not a word."""
+        for task in list(self._requests):
+            task.cancel()
         self._receiver.close()
         if self._llm is not None:
             self._llm.shutdown(timeout=SHUTDOWN_S)
@@ -261,3 +271,9 @@ class VllmEngine:
 def _lora_rank_of(rank: int) -> int:
     """The smallest rank vLLM has kernels for that holds `rank`."""
     return next((size for size in (8, 16, 32, 64, 128, 256, 320, 512) if size >= rank), rank)
+
+
+def _is_cancelled_itself() -> bool:
+    """Whether this task is, and not only what it waits for."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0

@@ -59,7 +59,11 @@ class Channel:
         with _broken():
             self._group = self._group or _gloo(store, seat)
         first = torch.ones(1, dtype=torch.uint8, device=self._device)
-        collections.deque(self._broadcast([first]), maxlen=0)  # NCCL meets at its first word
+        try:
+            collections.deque(self._broadcast([first]), maxlen=0)  # NCCL meets at its first word
+        except BaseException:
+            self.close()
+            raise
 
     def send(self, tensors: Mapping[str, Tensor], entries: Sequence[Entry]) -> None:
         """Send the tensors in the order of their entries."""

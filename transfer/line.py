@@ -118,8 +118,8 @@ class Line:
 
     def say(self, message: Message, *, timeout_s: float) -> None:
         body = message.model_dump_json().encode()
-        self._socket.settimeout(timeout_s)
         try:
+            self._socket.settimeout(timeout_s)
             self._socket.sendall(_LENGTH.pack(len(body)) + body)
         except TimeoutError as error:
             raise BrokerError(f"a message was not taken within {timeout_s:g} s") from error
@@ -139,8 +139,8 @@ class Line:
 
     def require_open(self) -> None:
         """Raises BrokerError if the other end is gone."""
-        self._socket.settimeout(0)
         try:
+            self._socket.settimeout(0)
             is_gone = not self._socket.recv(1, socket.MSG_PEEK)
         except BlockingIOError:
             return

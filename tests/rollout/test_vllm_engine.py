@@ -201,7 +201,7 @@ def test_weights_that_come_in_half_are_never_served(
 def test_a_killed_engine_is_noticed_and_can_be_started_again(
     engine: VllmEngine, model_folder: Path, tmp_path: Path, do: Do[Any]
 ) -> None:
-    """Last of the module: it leaves the shared engine in its second life."""
+    """Among the last of the module: it leaves the shared engine in its second life."""
     policy = TokenPolicy(model_folder, ModelConfig(path=str(model_folder)))
 
     async def kill_under_requests() -> None:
@@ -223,6 +223,29 @@ def test_a_killed_engine_is_noticed_and_can_be_started_again(
     do(engine.update_weights(20, publish(policy, tmp_path / "again")))
     completions = do(answers(engine, count=2, max_tokens=20))
     assert {int(version) for completion in completions for version in completion.versions} == {20}
+
+
+def test_requests_that_are_paused_end_with_the_engine(
+    engine: VllmEngine, model_folder: Path, tmp_path: Path, do: Do[Any]
+) -> None:
+    """As where weights break off on their way into it. One that is given up by who waits for it is only cancelled."""
+    policy = TokenPolicy(model_folder, ModelConfig(path=str(model_folder)))
+
+    async def stop_under_requests() -> None:
+        requests = [asyncio.create_task(answer(engine, 300)) for _ in range(4)]
+        await asyncio.sleep(0.3)
+        await engine._llm.pause_generation(mode="keep", clear_cache=True)
+        requests[0].cancel()
+        await asyncio.sleep(0)
+        await engine.stop()
+        given_up, *ended = await asyncio.wait_for(asyncio.gather(*requests, return_exceptions=True), timeout=20)
+        assert isinstance(given_up, asyncio.CancelledError)
+        assert all(isinstance(outcome, EngineDied) for outcome in ended), ended
+
+    do(stop_under_requests())
+    do(engine.start())
+    do(engine.update_weights(21, publish(policy, tmp_path / "again")))
+    assert do(answers(engine, count=2, max_tokens=20))
 
 
 async def answer(engine: VllmEngine, max_tokens: int, temperature: float = 1.0) -> Completion:

@@ -211,6 +211,28 @@ def test_a_learner_killed_midway_is_noticed_and_the_next_one_found(
     asyncio.run(take())
 
 
+ENDING = """
+import json, socket, sys, threading
+from areal.learner.sender import STUCK, Sender
+from areal.transfer.channel import Channel, Seat, meet
+from areal.transfer.line import Hello, Line, Welcome
+sender = Sender("127.0.0.1")
+depot = sender.depot(1)
+line = Line(socket.create_connection((depot.host, depot.port)))
+line.say(Hello(token=depot.token, devices=[""]), timeout_s=9)
+welcome = line.hear(Welcome, timeout_s=9)
+engine = Channel(meet(depot.host, welcome.port, welcome.prefix), Seat(1, 2, "gloo", "127.0.0.1"))
+sender.close()
+engine.close()
+print([thread.name for thread in threading.enumerate() if thread.name == STUCK])
+"""
+
+
+def test_a_learner_ends_well_though_an_engine_is_there() -> None:
+    ending = subprocess.run([sys.executable, "-c", ENDING], capture_output=True, text=True, check=False, timeout=60)
+    assert (ending.returncode, ending.stdout) == (0, "[]\n"), ending.stderr
+
+
 def test_a_learner_whose_epoch_is_over_tells_of_itself_no_more(learner: Learner, client: Client, run: str) -> None:
     second = Learner(client, run)
     second.publish(0, weights(0))
