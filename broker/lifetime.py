@@ -7,6 +7,9 @@ import sys
 
 PR_SET_PDEATHSIG = 1
 
+STUCK = "stuck"
+"""The name of threads that may stand in torch.distributed as their process ends, which then has to end at once."""
+
 
 def end_with_parent(parent: int | None = None) -> None:
     """Ask the kernel to kill this process when the thread that started it ends, however it ends (Linux only).

@@ -19,6 +19,7 @@ from typing import Any, NoReturn
 from ..broker.bulletin import TOLD, Bulletin
 from ..broker.client import Client, connect
 from ..broker.errors import RoleDied
+from ..broker.lifetime import STUCK
 from ..broker.rollcall import Activity, Presence, RollCall
 from .config import RunConfig
 from .driver.herald import Herald
@@ -78,18 +79,16 @@ def main() -> int:
     except BaseException as error:
         logger.exception("%s ends on an error", spec.name, extra=TOLD)
         _tell(int(sys.argv[1]), error)
-        if isinstance(error, RoleDied):  # a thread may wait yet for what the other was to do
+        if isinstance(error, RoleDied) or _is_stuck():  # a thread may wait yet for what the other was to do
             _end_at_once(1)
         return 1
-    if spec.role == LEARNER and _is_stuck():
+    if _is_stuck():
         _end_at_once(0)
     return 0
 
 
 def _is_stuck() -> bool:
     """Whether a thread still stands in torch.distributed, which would abort the process as Python ends it."""
-    from ..learner.sender import STUCK
-
     return any(thread.name == STUCK for thread in threading.enumerate())
 
 

@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.distributed import PrefixStore, Store  # type: ignore[attr-defined]
 
 from ..broker.errors import BrokerError
+from ..broker.lifetime import STUCK
 from ..broker.transport import Depot
 from ..transfer.channel import LEARNER, Channel, Seat, backend_for, entries_of
 from ..transfer.line import Ask, Hello, Line, Manifest, Welcome
@@ -30,9 +31,6 @@ HELLO_S = 5.0
 SAY_S = 30.0
 LEAVE_S = 5.0
 AGAIN_S = 0.5
-STUCK = "sender-line"
-"""The name of threads that may stand in torch.distributed at the end of the process, which then has to end at once."""
-
 MAX_LINES = 512
 """Engines and strangers together; more are turned away."""
 

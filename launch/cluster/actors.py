@@ -115,7 +115,7 @@ class Actors:
             ready, placed.ready = placed.ready, None
             with contextlib.suppress(Exception):  # of an actor that has died, which its result tells
                 placed.seat = self._ray.get(ready)
-                self._tell_distance(placed)
+            self._tell_distance(placed)
         elif waited_s > self._config.place_timeout_s and not at_leisure:
             failed = (
                 f"started no actor for {placed.spec.name}" if has_room else f"found no place for {placed.spec.name}"

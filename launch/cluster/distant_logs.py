@@ -44,7 +44,7 @@ class DistantLogs:
         if not _is_distant(placed):
             return
         for _ in range(MAX_PARTS):
-            part = self._told(self._ask(placed), timeout_s=REST_S)
+            part = self._told(self._ask(placed))
             if not part:
                 return
             self._append(placed, part)
@@ -63,9 +63,9 @@ class DistantLogs:
         except Exception:
             return False
 
-    def _told(self, asked: Any, timeout_s: float | None = None) -> bytes:
+    def _told(self, asked: Any) -> bytes:
         try:
-            part: bytes = b"" if asked is None else self._ray.get(asked, timeout=timeout_s)
+            part: bytes = b"" if asked is None else self._ray.get(asked, timeout=REST_S)
         except Exception:
             part = b""
         return part

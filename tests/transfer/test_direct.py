@@ -213,7 +213,8 @@ def test_a_learner_killed_midway_is_noticed_and_the_next_one_found(
 
 ENDING = """
 import json, socket, sys, threading
-from areal.learner.sender import STUCK, Sender
+from areal.broker.lifetime import STUCK
+from areal.learner.sender import Sender
 from areal.transfer.channel import Channel, Seat, meet
 from areal.transfer.line import Hello, Line, Welcome
 sender = Sender("127.0.0.1")
