@@ -4,8 +4,7 @@ import contextlib
 import math
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from ...broker.bulletin import DRAIN, LEAVE
@@ -14,6 +13,7 @@ from ...broker.rollcall import Heard
 from ..cluster_config import ClusterConfig
 from ..roles import LEARNER, ROLLOUT, RoleSpec
 from .actors import Actors
+from .beside import NOTHING, Beside
 from .company import Company, Placed
 from .gpus import GpuShares, shares
 from .joining import join
@@ -30,22 +30,6 @@ HURRY_S = 15.0
 
 FATAL = (ConfigError, ModelError, TooManyDeadLetters)
 """Errors that another try cannot mend."""
-
-
-@dataclass(frozen=True, slots=True)
-class Beside:
-    """What actors of the roles' own take of the cluster."""
-
-    cpus: float = 0.0
-    gpus: float = 0.0
-    custom: Mapping[str, float] = field(default_factory=dict)
-
-    def times(self, count: int) -> "Beside":
-        """So often the same."""
-        return Beside(self.cpus * count, self.gpus * count, {name: count * each for name, each in self.custom.items()})
-
-
-NOTHING = Beside()
 
 
 class Supervisor:
@@ -91,8 +75,7 @@ class Supervisor:
         if self._shipment is not None:
             self._events.append(("info", self._shipment.told))
         self._placement = Placement(self._ray, self._config, self._shares())
-        beside = {"CPU": self._beside.cpus, "GPU": self._beside.gpus, **self._beside.custom}
-        self._placement.check(self._companies, beside)
+        self._placement.check(self._companies, self._beside.resources)
         self._actors = Actors(self._ray, self._config, self._placement, self._shipment, self._warn)
         for company in self._companies:
             self._actors.place(company, self._companies)
@@ -178,7 +161,7 @@ class Supervisor:
         if self._config.grows:
             return ""
         needs = self._placement.needs[ROLLOUT].resources
-        beside = {"CPU": each.cpus, "GPU": each.gpus, **each.custom}
+        beside = each.resources
         most = MAX_PER_CORE * (os.cpu_count() or 1)
         return lacking(
             {name: count * (needs.get(name, 0) + beside.get(name, 0)) for name in {**needs, **beside}},

@@ -11,7 +11,7 @@ from ...broker.helm import Driving
 from ..driver.logbook import INTERRUPTED
 from ..driver.progress import Progress
 from ..records.rundir import METRICS, SUMMARY, read_metrics, read_summary
-from ..records.tally import Record
+from ..records.tally import Record, identity
 from ..records.words import IMAGES, TEXTS
 from .locate import Place
 from .look import GUARDED_S, Look, how_it_stands
@@ -169,8 +169,8 @@ class _Viewer:
 
 def merged(earlier: Iterable[Record], recent: Iterable[Record]) -> list[Record]:
     """Records of the past, each once, but for its events."""
-    known = {(record["kind"], record.get("step"), record.get("time")): record for record in earlier}
-    told = [record for record in recent if (record["kind"], record.get("step"), record.get("time")) not in known]
+    known = {identity(record): record for record in earlier}
+    told = [record for record in recent if identity(record) not in known]
     return [*known.values(), *(record for record in told if record["kind"] != "event")]
 
 

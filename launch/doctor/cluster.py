@@ -7,6 +7,7 @@ from pathlib import Path
 from statistics import median
 
 from ...broker.errors import ConfigError
+from ..cluster.beside import beside_all
 from ..cluster.demand import needs_of, wanted_of
 from ..cluster.fit import GPU, Wanted
 from ..cluster.gpus import GpuShares
@@ -16,7 +17,7 @@ from ..cluster.transport import WAYS
 from ..config import RunConfig
 from ..models.size import ModelSize
 from .finding import Finding, ok, problem, warning
-from .gpus import beside_of, look_at_shares, shares_of
+from .gpus import look_at_shares, shares_of
 from .machine import PROJECT, version_of
 from .memory import look_at_kv_cache, need_of
 from .nodes_memory import look_at_their_gpus, look_at_their_memory
@@ -88,7 +89,7 @@ def _placement(config: RunConfig, nodes: Sequence[SurveyedNode], wanted: Wanted)
     alone = no_meeting(places, wanted)
     if alone is not None:
         yield problem("ranks", alone, "give each node an address that the others reach")
-    reason = why_not(places, wanted, beside_of(config))
+    reason = why_not(places, wanted, beside_all(config).resources)
     if reason is None:
         yield ok("placement", f"there is room for {told_wanted(wanted)}")
     elif config.cluster.grows:

@@ -4,7 +4,8 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 
 from ...broker.errors import ConfigError
-from ..cluster.fit import GPU, SLACK
+from ..cluster.beside import beside_all, most_workers
+from ..cluster.fit import SLACK
 from ..cluster.gpus import GpuShares, shares
 from ..cluster.nvidia import Gpu, Gpus
 from ..config import RunConfig
@@ -76,7 +77,7 @@ def look_at_shares(config: RunConfig, gpus: int) -> Iterator[Finding]:
         yield problem("gpu shares", str(error), "lower what is named, or take more GPUs")
         return
     told = f"{dealt.learner:.3g} for a rank, {dealt.rollout:.3g} for an engine ({wanted})"
-    rewards = beside_of(config).get(GPU, 0.0)
+    rewards = beside_all(config).gpus
     taken = config.learner.ranks * dealt.learner + config.rollout.workers * dealt.rollout + rewards
     if taken <= gpus + SLACK:
         yield ok("gpu shares", f"of {gpus}: {told}")
@@ -95,22 +96,8 @@ def shares_of(config: RunConfig, gpus: int) -> GpuShares:
     return shares(
         gpus,
         ranks=config.learner.ranks,
-        workers=_most_workers(config),
+        workers=most_workers(config),
         per_engine=config.rollout.engine.tensor_parallel_size,
-        beside=beside_of(config).get(GPU, 0.0),
+        beside=beside_all(config).gpus,
         given=(given.learner.gpus, given.rollout.gpus),
     )
-
-
-def beside_of(config: RunConfig) -> dict[str, float]:
-    """What the workers' rewards take of a cluster, by Ray's names, where Ray places them."""
-    rewards, each = config.rewards, config.rewards.resources
-    if rewards.where != "ray":
-        return {}
-    count = rewards.workers * _most_workers(config)
-    return {name: count * amount for name, amount in {"CPU": each.cpus, GPU: each.gpus, **each.custom}.items()}
-
-
-def _most_workers(config: RunConfig) -> int:
-    autoscale = config.cluster.autoscale
-    return max(config.rollout.workers, autoscale.max if autoscale else 0)

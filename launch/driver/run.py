@@ -18,15 +18,16 @@ from ...broker.helm import DRAINING, STOP_NOW, Helm
 from ...broker.keys import TRAIN
 from ...broker.lane import Lane
 from ...broker.rollcall import RollCall
+from ..cluster.beside import beside_all, beside_each
 from ..cluster.loopback import keep_ray_on_loopback
 from ..cluster.shipping import shipment_of
-from ..cluster.supervisor import Beside, Supervisor
+from ..cluster.supervisor import Supervisor
 from ..cluster.transport import choose_transport, require_room, told
 from ..config import RunConfig, to_yaml
 from ..fleet.scaler import Broker, Scaler
 from ..models.path import resolve_model
 from ..records.rundir import DRIVER_LOG, METRICS, REDIS, RunDirectory, read_metrics
-from ..records.tally import Tally
+from ..records.tally import Tally, identity
 from ..records.words import IMAGES, TEXTS
 from ..roles import RoleSpec
 from .hangup import deferring_hangup
@@ -140,7 +141,7 @@ class Driver:
             self._config.cluster,
             self._companies(url),
             gpus_per_engine=self._config.rollout.engine.tensor_parallel_size,
-            beside=self._beside(),
+            beside=beside_all(self._config),
             shipment=shipment_of(self._config),
             heard=partial(self._patiently, roll.heard),
         )
@@ -149,7 +150,7 @@ class Driver:
             Broker(Fleet(client, self._rundir.key), roll, Lane(client, self._rundir.key, TRAIN)),
             supervisor,
             partial(self._worker, url),
-            beside=self._beside_each(),
+            beside=beside_each(self._config),
         )
         self._patiently(self._scaler.begin)
         try:
@@ -176,9 +177,9 @@ class Driver:
     def _recall(self, bulletin: Bulletin) -> None:
         """Keep what the learner has told since an earlier driver was killed, which it may outlive by a while on a cluster."""
         self._after = self._patiently(bulletin.last)
-        known = {_identity(record) for record in self._rundir.earlier}
+        known = {identity(record) for record in self._rundir.earlier}
         for record in self._patiently(partial(bulletin.before, self._after, RECALL_S)):
-            if record["kind"] in RECALLED and _identity(record) not in known:
+            if record["kind"] in RECALLED and identity(record) not in known:
                 with self._taking(record):
                     self._rundir.write(record)
                     self._tally.recall(record)
@@ -314,22 +315,6 @@ class Driver:
         if choice.weights == "redis":
             require_room(client, self._config, self._model_path)
         self._say(told(choice))
-
-    def _beside(self) -> Beside:
-        """What all workers have Ray place besides."""
-        autoscale = self._config.cluster.autoscale
-        return self._beside_each().times(max(self._config.rollout.workers, autoscale.max if autoscale else 0))
-
-    def _beside_each(self) -> Beside:
-        """The processes of a worker's rewards, where Ray places them."""
-        rewards, wanted = self._config.rewards, self._config.rewards.resources
-        each = Beside(wanted.cpus, wanted.gpus, wanted.custom)
-        return each.times(rewards.workers if rewards.where == "ray" else 0)
-
-
-def _identity(record: dict[str, Any]) -> tuple[Any, ...]:
-    """What no other record has the same."""
-    return record["kind"], record.get("step"), record["time"]
 
 
 def _event(text: str, level: str) -> dict[str, Any]:

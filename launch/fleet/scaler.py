@@ -12,7 +12,8 @@ from ...broker.errors import ConfigError
 from ...broker.fleet import JOINED, OWN, Fleet, Roster, Wish
 from ...broker.lane import Lane
 from ...broker.rollcall import Heard, RollCall
-from ..cluster.supervisor import Beside, Supervisor
+from ..cluster.beside import Beside
+from ..cluster.supervisor import Supervisor
 from ..config import RunConfig
 from ..records.tally import Record
 from ..roles import RoleSpec

@@ -31,6 +31,11 @@ def number(record: Record, key: str, default: float = 0.0) -> float:
     return float(value) if isinstance(value, int | float) and math.isfinite(value) else default
 
 
+def identity(record: Record) -> tuple[Any, ...]:
+    """What no other record has the same."""
+    return record["kind"], record.get("step"), record.get("time")
+
+
 def numbers(records: Iterable[Record], key: str) -> list[float]:
     """The finite values of `key`."""
     return [value for record in records if math.isfinite(value := number(record, key, math.nan))]

@@ -10,9 +10,10 @@ import pytest
 from areal.broker.rollcall import Heard, Member
 from areal.launch.cluster import actors, distant_logs, supervisor
 from areal.launch.cluster.actor import Seat
+from areal.launch.cluster.beside import NOTHING, Beside
 from areal.launch.cluster.fit import SLOT
 from areal.launch.cluster.shipping import Shipment
-from areal.launch.cluster.supervisor import NOTHING, Beside, Supervisor
+from areal.launch.cluster.supervisor import Supervisor
 from areal.launch.cluster_config import ClusterConfig
 from areal.launch.roles import RoleSpec
 

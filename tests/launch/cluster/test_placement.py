@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from areal.broker.errors import ConfigError
-from areal.launch.cluster.supervisor import NOTHING, Beside
+from areal.launch.cluster.beside import NOTHING, Beside
 
 from ..fake_ray import Cluster, FakeRay
 

@@ -7,10 +7,10 @@ import pytest
 from areal.broker.errors import ArealError, ConfigError, DeadlineExceeded, ModelError, ProcessDied, RoleDied
 from areal.launch.cluster.actor import Seat
 from areal.launch.cluster.actors import BUSY_S, LOST_S
+from areal.launch.cluster.beside import Beside
 from areal.launch.cluster.company import TELL_S
 from areal.launch.cluster.fit import SLOT
 from areal.launch.cluster.restarts import STEADY_S
-from areal.launch.cluster.supervisor import Beside
 
 from ..fake_ray import ActorDied, ActorUnavailableError, Answer, Cluster, FakeRay
 

@@ -7,8 +7,9 @@ import pytest
 from areal.broker.bulletin import DRAIN, LEAVE
 from areal.broker.errors import ArealError, ConfigError, ProcessDied
 from areal.launch.cluster.actor import Seat
+from areal.launch.cluster.beside import NOTHING, Beside
 from areal.launch.cluster.restarts import STEADY_S
-from areal.launch.cluster.supervisor import HURRY_S, MAX_PER_CORE, NOTHING, Beside
+from areal.launch.cluster.supervisor import HURRY_S, MAX_PER_CORE
 from areal.launch.fleet.autoscale import AutoscaleConfig
 
 from ..fake_ray import Cluster, FakeRay, spec

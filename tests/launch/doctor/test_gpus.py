@@ -1,9 +1,10 @@
 import pytest
 
+from areal.launch.cluster.beside import NOTHING, beside_all
 from areal.launch.cluster.nvidia import Gpu, Gpus
 from areal.launch.doctor import gpus as looked_at
 from areal.launch.doctor.cuda import Torch
-from areal.launch.doctor.gpus import beside_of, look_at_gpus, look_at_shares, shares_of
+from areal.launch.doctor.gpus import look_at_gpus, look_at_shares, shares_of
 
 from .conftest import Configure
 
@@ -74,5 +75,9 @@ def test_workers_that_may_come_have_shares_too(configure: Configure) -> None:
     few = ("cluster.address=auto", "broker.url=redis://10.0.0.1", "rewards.where=ray", "rewards.workers=2")
     more = (*few, "cluster.autoscale={min: 1, max: 4}", "rewards.resources.custom={judge: 1}")
     assert shares_of(configure(*few), 3).rollout == 1 and shares_of(configure(*more), 3).rollout == 0.5
-    assert beside_of(configure(*more)) == {"CPU": 8 * configure().rewards.resources.cpus, "GPU": 0, "judge": 8}
-    assert beside_of(configure()) == {}
+    assert beside_all(configure(*more)).resources == {
+        "CPU": 8 * configure().rewards.resources.cpus,
+        "GPU": 0,
+        "judge": 8,
+    }
+    assert beside_all(configure()) == NOTHING

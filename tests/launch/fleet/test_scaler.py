@@ -14,7 +14,7 @@ from areal.broker.fleet import Fleet, Roster, Wish
 from areal.broker.keys import CONSUMERS, Keys, LaneKeys
 from areal.broker.lane import Lane
 from areal.broker.rollcall import Member, RollCall
-from areal.launch.cluster.supervisor import NOTHING
+from areal.launch.cluster.beside import NOTHING
 from areal.launch.config import RunConfig, load_run_config
 from areal.launch.fleet import scaler as scaling
 from areal.launch.fleet.scaler import Broker, Scaler
